@@ -1,0 +1,39 @@
+# Everything the project needs, it installs itself: Python packages into .venv, Chromium on request.
+.PHONY: demo test test-all check format browser clean
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.venv/.demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) torch==2.13.0
+	$(INSTALL) --editable ".[app,train]"
+	touch $@
+
+.venv/.dev: .venv/.demo
+	$(INSTALL) --editable ".[app,train,dev]"
+	touch $@
+
+demo: .venv/.demo  ## simulated sky -> encoder -> index -> web page
+	$(BIN)/skykin demo
+
+test: .venv/.dev  ## the tests that take minutes, not hours
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/.dev
+	$(BIN)/python -m pytest
+
+check: .venv/.dev  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+browser:  ## Debian's Chromium, for the browser tests (needs root)
+	command -v chromium >/dev/null || (apt-get update && apt-get install --yes --no-install-recommends chromium)
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -60,7 +60,7 @@ STREAMS: tuple[Stream, ...] = (
     ),
     *_scalars(
         _LEGACY, "nmgy",
-        {f"tok_flux_{b.lower()}": f"FLUX_{b}" for b in ("G", "R", "I", "Z", "W1", "W2", "W3", "W4")},
+        {f"tok_flux_{b.lower()}": f"FLUX_{b}" for b in "G R I Z W1 W2 W3 W4".split()},
         log=True,
     ),
     *_scalars(_LEGACY, "arcsec", {"tok_shape_r": "SHAPE_R"}, log=True),

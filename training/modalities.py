@@ -40,6 +40,7 @@ def _scalars(
 
 _GRIZY = "grizy"
 _LEGACY = "legacysurvey"
+_LEGACY_BANDS = ("G", "R", "I", "Z", "W1", "W2", "W3", "W4")
 
 STREAMS: tuple[Stream, ...] = (
     Stream("tok_image", "image", _LEGACY, "image", 4375, 576, "nmgy / pixel", "DES-G, R, I, Z"),
@@ -60,7 +61,7 @@ STREAMS: tuple[Stream, ...] = (
     ),
     *_scalars(
         _LEGACY, "nmgy",
-        {f"tok_flux_{b.lower()}": f"FLUX_{b}" for b in "G R I Z W1 W2 W3 W4".split()},
+        {f"tok_flux_{b.lower()}": f"FLUX_{b}" for b in _LEGACY_BANDS},
         log=True,
     ),
     *_scalars(_LEGACY, "arcsec", {"tok_shape_r": "SHAPE_R"}, log=True),

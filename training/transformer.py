@@ -1,0 +1,427 @@
+"""The early-fusion encoder-decoder of AION-1: tokens of any modalities in, tokens of others out.
+
+Every stream has its own token table, head, learned modality vector and fixed positions; all
+streams share one encoder and one decoder. Tensor names are those of the released checkpoints, so
+that the same code carries the small and the published sizes.
+
+Source: arXiv 2510.17960 and the released package polymathic-aion 0.0.2 (4M-style masked modelling).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic.dataclasses import dataclass as checked_dataclass
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.modalities import STREAM
+
+Pooling = Literal["mean", "context"]
+NORM_EPS = 1e-6
+INIT_STD = 0.02
+
+
+@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Domain:
+    """One token stream as a model knows it; smaller than in the release where the model is small."""
+
+    vocabulary: int = Field(gt=0)
+    grid: tuple[int, int]  # tokens lie on this grid, first axis slowest
+
+    @property
+    def num_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @classmethod
+    def released(cls, key: str) -> Domain:
+        """The stream as released AION-1 has it."""
+        stream = STREAM[key]
+        if stream.kind in ("image", "field"):
+            side = round(stream.num_tokens**0.5)
+            return cls(vocabulary=stream.vocabulary, grid=(side, side))
+        return cls(vocabulary=stream.vocabulary, grid=(stream.num_tokens, 1))
+
+
+@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class TransformerConfig:
+    """Sizes and streams of one transformer.
+
+    Raises:
+        ValueError: a stream is unknown, or the sizes do not divide.
+    """
+
+    domains_in: dict[str, Domain]  # in the order in which streams are laid out
+    dim: int = Field(192, gt=0)
+    encoder_depth: int = Field(6, gt=0)
+    decoder_depth: int = Field(6, gt=0)
+    num_heads: int = Field(3, gt=0)
+    mlp_ratio: float = Field(4.0, gt=0)
+    qk_norm: bool = True
+    # What an object vector averages: "mean" the encoder outputs themselves, "context" those outputs
+    # as the decoder sees them (projected, position and modality added), as AION.encode returns.
+    pooling: Pooling = "mean"
+    # Released files also hold positions, and decoder token tables that order-free streams never
+    # use. Without them a file is smaller; positions are recomputed.
+    released_layout: bool = False
+
+    @field_validator("domains_in", mode="before")
+    @classmethod
+    def _known_streams(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            value = {key: None for key in value}
+        if not value:
+            raise ValueError("domains_in names no token stream")
+        unknown = sorted(set(value) - set(STREAM))
+        if unknown:
+            raise ValueError(f"unknown token stream {unknown[0]!r}, known: {', '.join(STREAM)}")
+        return {
+            key: Domain.released(key) if domain is None else domain
+            for key, domain in value.items()
+        }
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> TransformerConfig:
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
+        if self.dim % 4:
+            raise ValueError(f"dim must be a multiple of 4 for its positions, got {self.dim}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """All streams of a model side by side: a token is a (position, id) pair in one long line."""
+
+    keys: tuple[str, ...]
+    start: Mapping[str, int]  # key -> its first position
+    num_tokens: Mapping[str, int]
+    id_start: Mapping[str, int]  # key -> the id of its code 0
+    total: int  # positions of all streams together
+
+    @classmethod
+    def of(cls, domains: Mapping[str, Domain]) -> Layout:
+        start, id_start, position, identity = {}, {}, 0, 0
+        for key, domain in domains.items():
+            start[key], id_start[key] = position, identity
+            position += domain.num_tokens
+            identity += domain.vocabulary
+        num_tokens = {key: domain.num_tokens for key, domain in domains.items()}
+        return cls(tuple(domains), start, num_tokens, id_start, position)
+
+    def stream_of_position(self) -> Int[Tensor, " position"]:
+        """For every position the number of its stream in `keys`."""
+        lengths = torch.tensor([self.num_tokens[key] for key in self.keys])
+        return torch.repeat_interleave(torch.arange(len(self.keys)), lengths)
+
+    def slice(self, key: str) -> slice:
+        return slice(self.start[key], self.start[key] + self.num_tokens[key])
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What the encoder made of some tokens."""
+
+    outputs: Float[Tensor, "batch token dim"]
+    positions: Int[Tensor, "batch token"]  # in the model's Layout
+    valid: Bool[Tensor, "batch token"] | None  # False = padding; None = all valid
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation with a trained scale and a bias that stays zero, as released."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.register_buffer("bias", torch.zeros(dim))
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, NORM_EPS)
+
+
+def _attend(
+    q: Float[Tensor, "batch head query width"],
+    k: Float[Tensor, "batch head key width"],
+    v: Float[Tensor, "batch head key width"],
+    allowed: Bool[Tensor, "batch #query key"] | None,
+) -> Float[Tensor, "batch query dim"]:
+    mask = None if allowed is None else allowed[:, None]
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+class Attention(nn.Module):
+    """Self-attention with fused q, k, v and normalised queries and keys."""
+
+    def __init__(self, dim: int, num_heads: int, qk_norm: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim, bias=False)
+        self.q_norm = LayerNorm(dim // num_heads) if qk_norm else nn.Identity()
+        self.k_norm = LayerNorm(dim // num_heads) if qk_norm else nn.Identity()
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch token dim"],
+        allowed: Bool[Tensor, "batch #token token"] | None = None,
+    ) -> Float[Tensor, "batch token dim"]:
+        split = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = split.permute(2, 0, 3, 1, 4)  # each (batch, head, token, width)
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        return self.proj(_attend(q, k, v, allowed))
+
+
+class CrossAttention(nn.Module):
+    """Queries look at a context of another length."""
+
+    def __init__(self, dim: int, num_heads: int, qk_norm: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim, bias=False)
+        self.kv = nn.Linear(dim, 2 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim, bias=False)
+        self.q_norm = LayerNorm(dim // num_heads) if qk_norm else nn.Identity()
+        self.k_norm = LayerNorm(dim // num_heads) if qk_norm else nn.Identity()
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch query dim"],
+        context: Float[Tensor, "batch key dim"],
+        allowed: Bool[Tensor, "batch #query key"] | None = None,
+    ) -> Float[Tensor, "batch query dim"]:
+        q = self.q(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        k, v = self.kv(context).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        return self.proj(_attend(q, k, v, allowed))
+
+
+class GatedMLP(nn.Module):
+    """fc2(SiLU(fc1 x) * fc3 x), two thirds as wide as a plain MLP so that it costs the same."""
+
+    def __init__(self, dim: int, ratio: float) -> None:
+        super().__init__()
+        hidden = int(2 * (ratio * dim) / 3)
+        self.fc1 = nn.Linear(dim, hidden, bias=False)
+        self.fc2 = nn.Linear(hidden, dim, bias=False)
+        self.fc3 = nn.Linear(dim, hidden, bias=False)
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        return self.fc2(F.silu(self.fc1(x)) * self.fc3(x))
+
+
+class EncoderBlock(nn.Module):
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(config.dim)
+        self.attn = Attention(config.dim, config.num_heads, config.qk_norm)
+        self.norm2 = LayerNorm(config.dim)
+        self.mlp = GatedMLP(config.dim, config.mlp_ratio)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch token dim"],
+        allowed: Bool[Tensor, "batch #token token"] | None,
+    ) -> Float[Tensor, "batch token dim"]:
+        x = x + self.attn(self.norm1(x), allowed)
+        return x + self.mlp(self.norm2(x))
+
+
+class DecoderBlock(nn.Module):
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(config.dim)
+        self.self_attn = Attention(config.dim, config.num_heads, config.qk_norm)
+        self.query_norm = LayerNorm(config.dim)
+        self.context_norm = LayerNorm(config.dim)
+        self.cross_attn = CrossAttention(config.dim, config.num_heads, config.qk_norm)
+        self.norm2 = LayerNorm(config.dim)
+        self.mlp = GatedMLP(config.dim, config.mlp_ratio)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch query dim"],
+        context: Float[Tensor, "batch key dim"],
+        allowed: Bool[Tensor, "batch query query"],
+        context_allowed: Bool[Tensor, "batch 1 key"] | None,
+    ) -> Float[Tensor, "batch query dim"]:
+        x = x + self.self_attn(self.norm1(x), allowed)
+        x = x + self.cross_attn(self.query_norm(x), self.context_norm(context), context_allowed)
+        return x + self.mlp(self.norm2(x))
+
+
+def sin_cos_positions(grid: tuple[int, int], dim: int) -> Float[Tensor, "1 token dim"]:
+    """Fixed positions on a grid: [sin, cos] of the first axis, then of the second."""
+    # The release builds the table for (h, w) with w as the slower axis; on the square grids of
+    # images that is the row. Long streams are (n, 1) grids there, so their index is the last half.
+    h, w = grid
+    slow, fast = torch.meshgrid(torch.arange(w), torch.arange(h), indexing="ij")
+    frequency = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angles = [axis.reshape(-1, 1) * frequency for axis in (slow, fast)]
+    table = torch.cat([wave for a in angles for wave in (a.sin(), a.cos())], dim=1)
+    return table.float()[None]
+
+
+class StreamEmbedding(nn.Module):
+    """Tables of one stream: tokens (encoder side), head (decoder side), modality and positions."""
+
+    pos_emb: Tensor
+
+    def __init__(
+        self, domain: Domain, config: TransformerConfig, mod_emb: nn.Parameter, *, decoder: bool
+    ) -> None:
+        super().__init__()
+        if not decoder or config.released_layout:
+            self.token_emb = nn.Embedding(domain.vocabulary, config.dim)
+        if decoder:
+            self.to_logits = nn.Linear(config.dim, domain.vocabulary, bias=False)
+        self.mod_emb = mod_emb
+        self.register_buffer(
+            "pos_emb",
+            sin_cos_positions(domain.grid, config.dim),
+            persistent=config.released_layout,
+        )
+
+    def place(self) -> Float[Tensor, "1 token dim"]:
+        """What says which stream and where in it: added to every token."""
+        return self.pos_emb + self.mod_emb
+
+
+class Transformer(nn.Module):
+    """The encoder-decoder; see `encode` for vectors and `pretraining` for how it is trained."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layout = Layout.of(config.domains_in)
+        shared = {key: nn.Parameter(torch.empty(1, 1, config.dim)) for key in config.domains_in}
+        self.encoder_embeddings = nn.ModuleDict(
+            {
+                key: StreamEmbedding(domain, config, shared[key], decoder=False)
+                for key, domain in config.domains_in.items()
+            }
+        )
+        self.decoder_embeddings = nn.ModuleDict(
+            {
+                key: StreamEmbedding(domain, config, shared[key], decoder=True)
+                for key, domain in config.domains_in.items()
+            }
+        )
+        self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.encoder_depth))
+        self.encoder_norm = LayerNorm(config.dim)
+        self.decoder_proj_context = nn.Linear(config.dim, config.dim)
+        self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.decoder_depth))
+        self.decoder_norm = LayerNorm(config.dim)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, config.dim))
+        self.register_buffer("stream_of_position", self.layout.stream_of_position(), False)
+        self._initialise()
+
+    stream_of_position: Tensor
+
+    def _initialise(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=INIT_STD)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def encode(self, tokens: Mapping[str, Int[Tensor, "batch _"]]) -> Encoded:
+        """Encode whole streams, the same ones for every object of the batch.
+
+        Raises:
+            ValueError: no tokens, an unknown stream, or a stream of another length.
+        """
+        if not tokens:
+            raise ValueError("expected tokens of at least one stream, got none")
+        parts, positions = [], []
+        for key, codes in tokens.items():
+            if key not in self.layout.start:
+                known = ", ".join(self.layout.keys)
+                raise ValueError(f"this encoder has no stream {key!r}, it has {known}")
+            if codes.shape[1] != self.layout.num_tokens[key]:
+                expected = self.layout.num_tokens[key]
+                raise ValueError(f"{key} has {expected} tokens, got {codes.shape[1]}")
+            embedding = self._stream(self.encoder_embeddings, key)
+            parts.append(embedding.token_emb(codes) + embedding.place())
+            span = self.layout.slice(key)
+            positions.append(torch.arange(span.start, span.stop, device=codes.device))
+        x = torch.cat(parts, dim=1)
+        where = torch.cat(positions).expand(x.shape[0], -1)
+        return Encoded(self._run_encoder(x, None), where, None)
+
+    def encode_selected(
+        self,
+        ids: Int[Tensor, "batch token"],
+        positions: Int[Tensor, "batch token"],
+        valid: Bool[Tensor, "batch token"],
+    ) -> Encoded:
+        """Encode tokens picked from any streams: layout ids at layout positions, padded rows."""
+        tables = [
+            self._stream(self.encoder_embeddings, key).token_emb.weight for key in self.layout.keys
+        ]
+        x = F.embedding(ids, torch.cat(tables)) + self._places(positions)
+        x = x * valid[..., None]
+        return Encoded(self._run_encoder(x, valid), positions, valid)
+
+    def pool(self, encoded: Encoded) -> Float[Tensor, "batch dim"]:
+        """One vector an object: the mean over its tokens, padding left out."""
+        tokens = self.context(encoded) if self.config.pooling == "context" else encoded.outputs
+        if encoded.valid is None:
+            return tokens.float().mean(dim=1)
+        weight = encoded.valid[..., None].float()
+        return (tokens.float() * weight).sum(dim=1) / weight.sum(dim=1)
+
+    def context(self, encoded: Encoded) -> Float[Tensor, "batch token dim"]:
+        """Encoder outputs as the decoder sees them."""
+        return self.decoder_proj_context(encoded.outputs) + self._places(encoded.positions)
+
+    def decode(
+        self,
+        encoded: Encoded,
+        positions: Int[Tensor, "batch query"],
+        valid: Bool[Tensor, "batch query"],
+    ) -> Float[Tensor, "batch query dim"]:
+        """Decoder states at the asked positions; each sees only its own stream beside the context.
+
+        Every query starts from the one mask token, so the true token is never fed.
+        """
+        context = self.context(encoded)
+        x = self.mask_token + self._places(positions)
+        stream = torch.where(valid, self.stream_of_position[positions], -1)
+        allowed = stream[:, :, None] == stream[:, None, :]  # (batch, query, query)
+        context_allowed = None if encoded.valid is None else encoded.valid[:, None, :]
+        for block in self.decoder:
+            x = block(x, context, allowed, context_allowed)
+        return self.decoder_norm(x)
+
+    def logits(self, key: str, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch code"]:
+        """Scores of every code of one stream, from decoder states at positions of that stream."""
+        return self._stream(self.decoder_embeddings, key).to_logits(states)
+
+    def _run_encoder(
+        self, x: Float[Tensor, "batch token dim"], valid: Bool[Tensor, "batch token"] | None
+    ) -> Float[Tensor, "batch token dim"]:
+        allowed = None if valid is None else valid[:, None, :]
+        for block in self.encoder:
+            x = block(x, allowed)
+        return self.encoder_norm(x)
+
+    def _places(self, positions: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token dim"]:
+        places = [
+            self._stream(self.encoder_embeddings, key).place()[0] for key in self.layout.keys
+        ]
+        return F.embedding(positions, torch.cat(places))
+
+    @staticmethod
+    def _stream(embeddings: nn.ModuleDict, key: str) -> StreamEmbedding:
+        embedding = embeddings[key]
+        assert isinstance(embedding, StreamEmbedding)
+        return embedding

@@ -81,8 +81,7 @@ class TransformerConfig:
         if unknown:
             raise ValueError(f"unknown token stream {unknown[0]!r}, known: {', '.join(STREAM)}")
         return {
-            key: Domain.released(key) if domain is None else domain
-            for key, domain in value.items()
+            key: Domain.released(key) if domain is None else domain for key, domain in value.items()
         }
 
     @model_validator(mode="after")
@@ -415,9 +414,7 @@ class Transformer(nn.Module):
         return self.encoder_norm(x)
 
     def _places(self, positions: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token dim"]:
-        places = [
-            self._stream(self.encoder_embeddings, key).place()[0] for key in self.layout.keys
-        ]
+        places = [self._stream(self.encoder_embeddings, key).place()[0] for key in self.layout.keys]
         return F.embedding(positions, torch.cat(places))
 
     @staticmethod

@@ -1,0 +1,270 @@
+"""The frozen product: observations in, one vector for every view of every object out.
+
+A vector is the mean over the encoder's tokens of one view (`pooling` in the artefact's config.json
+says which tokens): "image" reads the image, "spectrum" the spectrum, "joint" both and the
+photometric scalars. Redshift is never read.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from numpy import ndarray
+from torch import Tensor
+
+from training import artifact
+from training.artifact import Artifact
+from training.modalities import STREAM
+from training.observations import Observation
+from training.search_head import SEARCH_DIM
+from training.tokenizers import image as image_tokenizer
+from training.tokenizers import spectrum as spectrum_tokenizer
+from training.tokenizers.image import ImageTokenizer
+from training.tokenizers.spectrum import SpectrumTokenizer
+
+SHIPPED = Path(__file__).parent  # artefacts that come with the package, a folder each
+MAX_BATCH = 32  # objects through the networks at once; more gains nothing on a CPU
+VIEWS = ("image", "spectrum", "joint")
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class EncoderNotFound(ValueError):
+    """There is no encoder of that name or at that path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Vectors of some views of some observations, ordered by observation, then by view."""
+
+    rows: Int64[ndarray, " n"]  # index into the observations given
+    views: tuple[str, ...]  # view of each vector
+    vectors: Float32[ndarray, "n dim"]
+
+
+def load(name_or_path: str | Path = "nano", *, precision: Precision = "float32") -> Encoder:
+    """Load a shipped encoder by name, or one of your own by its folder.
+
+    Raises:
+        EncoderNotFound: neither exists.
+        ValueError: the folder does not hold a whole encoder; names file and key.
+    """
+    shipped = SHIPPED / str(name_or_path)
+    for folder in (shipped, Path(name_or_path)):
+        if (folder / artifact.CONFIG).is_file():
+            return Encoder(artifact.load(folder), precision=precision)
+    known = sorted(file.parent.name for file in SHIPPED.glob(f"*/{artifact.CONFIG}"))
+    raise EncoderNotFound(
+        f"no encoder {str(name_or_path)!r}: expected a folder with {artifact.CONFIG}"
+        + (f", or one of: {', '.join(known)}" if known else "")
+    )
+
+
+def merge(observations: Sequence[Observation]) -> Observation:
+    """What several surveys saw of one object, as one observation to embed.
+
+    The first image, the first spectrum and the first value of each scalar count.
+
+    Raises:
+        ValueError: no observation, or they are of different objects.
+    """
+    ids = {observation.object_id for observation in observations}
+    if len(ids) != 1:
+        raise ValueError(f"expected observations of one object, got {sorted(ids) or 'none'}")
+    scalars: dict[str, float] = {}
+    for observation in observations:
+        scalars = {**observation.scalars, **scalars}
+    images = [seen.image for seen in observations if seen.image is not None]
+    spectra = [seen.spectrum for seen in observations if seen.spectrum is not None]
+    return replace(
+        observations[0],
+        image=images[0] if images else None,
+        spectrum=spectra[0] if spectra else None,
+        scalars=scalars,
+    )
+
+
+class Encoder:
+    """An encoder that does not learn any more.
+
+    Attributes:
+        hash: sha256 of transformer and tokenizers; vectors of another hash do not compare.
+        head_hash: sha256 of the search head, "" where the artefact has none.
+        dim: Length of an encoder vector.
+        search_dim: Length of a search vector.
+        precision: Arithmetic of the transformer; tokenizers always work in float32.
+    """
+
+    search_dim = SEARCH_DIM
+
+    def __init__(self, parts: Artifact, *, precision: Precision = "float32") -> None:
+        self.hash = parts.encoder_hash
+        self.head_hash = parts.head_hash
+        self.dim = parts.transformer.config.dim
+        self.precision: Precision = precision
+        self.transformer = parts.transformer
+        self.codecs = dict(parts.codecs)
+        self.head = parts.head
+        self._keys = tuple(parts.transformer.config.domains_in)
+        for codec in self.codecs.values():
+            if isinstance(codec, ImageTokenizer):
+                codec.to(memory_format=torch.channels_last)
+
+    def views(self, observation: Observation) -> tuple[str, ...]:
+        """Views that this encoder can make of an observation, in the order of VIEWS."""
+        image = observation.image is not None and self._key("image") is not None
+        spectrum = observation.spectrum is not None and self._key("spectrum") is not None
+        scalars = bool(self._scalar_keys(observation))
+        exists = {
+            "image": image,
+            "spectrum": spectrum,
+            "joint": (image or spectrum) and image + spectrum + scalars >= 2,
+        }
+        return tuple(view for view in VIEWS if exists[view])
+
+    def embed(self, observations: Sequence[Observation], views: Iterable[str] = VIEWS) -> Embedded:
+        """Vectors of the asked views, as far as each observation has them.
+
+        Neither order nor batch size changes a vector by more than rounding (1e-5 in float32).
+
+        Raises:
+            ValueError: an unknown view is asked for.
+        """
+        asked = tuple(views)
+        unknown = sorted(set(asked) - set(VIEWS))
+        if unknown:
+            raise ValueError(f"unknown view {unknown[0]!r}, expected some of {', '.join(VIEWS)}")
+        wanted = [
+            (row, view)
+            for row, observation in enumerate(observations)
+            for view in self.views(observation)
+            if view in asked
+        ]
+        vectors = np.zeros((len(wanted), self.dim), dtype=np.float32)
+        place = {pair: number for number, pair in enumerate(wanted)}
+        with torch.inference_mode():
+            tokens = self.tokenize(observations, {row for row, _ in wanted})
+            for keys, pairs in self._buckets(observations, wanted).items():
+                for start in range(0, len(pairs), MAX_BATCH):
+                    some = pairs[start : start + MAX_BATCH]
+                    feed = {key: torch.stack([tokens[key][row] for row, _ in some]) for key in keys}
+                    with self._autocast():
+                        pooled = self.transformer.pool(self.transformer.encode(feed))
+                    vectors[[place[pair] for pair in some]] = pooled.float().numpy()
+        rows = np.array([row for row, _ in wanted], dtype=np.int64)
+        return Embedded(rows, tuple(view for _, view in wanted), vectors)
+
+    def search_vectors(
+        self, vectors: Float32[ndarray, "n dim"], view: str
+    ) -> Float32[ndarray, "n 256"]:
+        """Turn encoder vectors of one view into unit vectors of the search space.
+
+        Raises:
+            ValueError: the artefact has no search head, or not for this view.
+        """
+        if self.head is None:
+            raise ValueError("this encoder has no search head: its folder lacks head/")
+        with torch.inference_mode():
+            return self.head(torch.from_numpy(vectors), view).numpy()
+
+    def tokenize(
+        self, observations: Sequence[Observation], rows: Iterable[int] | None = None
+    ) -> dict[str, dict[int, Int64[Tensor, " token"]]]:
+        """Tokens of every stream that this encoder knows: stream -> index of observation -> codes.
+
+        Redshift is tokenized too (training asks for it), but no view reads it.
+        """
+        chosen = sorted(range(len(observations)) if rows is None else set(rows))
+        tokens: dict[str, dict[int, Tensor]] = defaultdict(dict)
+        with torch.inference_mode():
+            for start in range(0, len(chosen), MAX_BATCH):
+                some = chosen[start : start + MAX_BATCH]
+                self._tokenize_images(observations, some, tokens)
+                self._tokenize_spectra(observations, some, tokens)
+            for key in self._keys:
+                values = {
+                    row: observations[row].scalars[key]
+                    for row in chosen
+                    if key in observations[row].scalars
+                }
+                if values and STREAM[key].kind in ("scalar", "grid"):
+                    codec = self.codecs[STREAM[key].codec]
+                    assert not isinstance(codec, ImageTokenizer | SpectrumTokenizer)
+                    codes = codec.encode(torch.tensor(list(values.values())))
+                    tokens[key].update(zip(values, codes, strict=True))
+        return dict(tokens)
+
+    def _tokenize_images(
+        self,
+        observations: Sequence[Observation],
+        rows: Sequence[int],
+        tokens: dict[str, dict[int, Tensor]],
+    ) -> None:
+        images = {row: observations[row].image for row in rows}
+        present = {row: image for row, image in images.items() if image is not None}
+        key = self._key("image")
+        if key is None or not present:
+            return
+        codec = self.codecs[STREAM[key].codec]
+        assert isinstance(codec, ImageTokenizer)
+        stacked = image_tokenizer.stack(list(present.values()))
+        flux = stacked.flux_nmgy.contiguous(memory_format=torch.channels_last)
+        tokens[key].update(zip(present, codec.encode(flux, stacked.channels), strict=True))
+
+    def _tokenize_spectra(
+        self,
+        observations: Sequence[Observation],
+        rows: Sequence[int],
+        tokens: dict[str, dict[int, Tensor]],
+    ) -> None:
+        spectra = {row: observations[row].spectrum for row in rows}
+        present = {row: spectrum for row, spectrum in spectra.items() if spectrum is not None}
+        key = self._key("spectrum")
+        if key is None or not present:
+            return
+        codec = self.codecs[STREAM[key].codec]
+        assert isinstance(codec, SpectrumTokenizer)
+        stacked = spectrum_tokenizer.stack(list(present.values()))
+        codes = codec.encode(stacked.flux, stacked.ivar, stacked.mask, stacked.wavelength_angstrom)
+        tokens[key].update(zip(present, codes, strict=True))
+
+    def _buckets(
+        self, observations: Sequence[Observation], wanted: Sequence[tuple[int, str]]
+    ) -> dict[tuple[str, ...], list[tuple[int, str]]]:
+        """Group what is wanted by the exact streams to feed, so that no batch needs padding."""
+        buckets: dict[tuple[str, ...], list[tuple[int, str]]] = defaultdict(list)
+        for row, view in wanted:
+            observation = observations[row]
+            feed = []
+            if view in ("image", "joint") and observation.image is not None:
+                feed.append(self._key("image"))
+            if view in ("spectrum", "joint") and observation.spectrum is not None:
+                feed.append(self._key("spectrum"))
+            if view == "joint":
+                feed.extend(self._scalar_keys(observation))
+            buckets[tuple(key for key in feed if key is not None)].append((row, view))
+        return buckets
+
+    def _key(self, kind: str) -> str | None:
+        """The first stream of a kind that this encoder has."""
+        return next((key for key in self._keys if STREAM[key].kind == kind), None)
+
+    def _scalar_keys(self, observation: Observation) -> tuple[str, ...]:
+        return tuple(
+            key
+            for key in self._keys
+            if key in observation.scalars
+            and STREAM[key].kind == "scalar"
+            and STREAM[key].searchable
+        )
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16")

@@ -1,0 +1,96 @@
+"""One number to one token: quantile bins for fluxes and sizes, a linear grid for redshift."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from training.tokenizers.quantizers import LinearQuantizer, QuantileQuantizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalarTokenizerConfig:
+    """Quantile bins of one quantity."""
+
+    num_bins: int = 1024
+    log: bool = False  # quantize the natural logarithm
+    min_log_value: float = -3.0  # with log: smaller values, zero and below share the lowest code
+
+
+class ScalarTokenizer(nn.Module):
+    """Quantile bins, as AION-1's reservoir quantizers without their reservoirs.
+
+    Codes 1 to num_bins - 1 are equally common in the data of the fit; code 0 is its minimum and
+    whatever lies below.
+    """
+
+    def __init__(self, config: ScalarTokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_tokens = 1
+        self.quantizer = QuantileQuantizer(config.num_bins)
+
+    @property
+    def num_codes(self) -> int:
+        """Size of the vocabulary."""
+        return self.config.num_bins
+
+    def fit(self, values: Float[Tensor, " n"]) -> None:
+        """Learn the bins. Raises ValueError where values are fewer than two or not finite."""
+        self.quantizer.fit(self._compress(values))
+
+    def encode(self, values: Float[Tensor, " b"]) -> Int64[Tensor, "b 1"]:
+        """Give each value its bin. Raises ValueError on NaN: absent values have no token."""
+        if torch.isnan(values).any():
+            raise ValueError("expected numbers, got NaN: leave the token out where there is none")
+        return self.quantizer.encode(self._compress(values).float())[:, None]
+
+    def decode(self, tokens: Int64[Tensor, "b 1"]) -> Float[Tensor, " b"]:
+        """Give the upper edge of each bin, in the unit of the fitted values."""
+        values = self.quantizer.decode(tokens[:, 0])
+        return values.exp() if self.config.log else values
+
+    def _compress(self, values: Tensor) -> Tensor:
+        if not self.config.log:
+            return values
+        return values.clamp_min(math.exp(self.config.min_log_value)).log()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridTokenizerConfig:
+    """Equal steps between two values."""
+
+    num_bins: int = 1024
+    lowest: float = 0.0
+    highest: float = 6.0
+
+
+class GridTokenizer(nn.Module):
+    """A linear grid, for redshift."""
+
+    def __init__(self, config: GridTokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_tokens = 1
+        self.quantizer = LinearQuantizer(
+            lowest=config.lowest, highest=config.highest, num_bins=config.num_bins
+        )
+
+    @property
+    def num_codes(self) -> int:
+        """Size of the vocabulary."""
+        return self.config.num_bins
+
+    def encode(self, values: Float[Tensor, " b"]) -> Int64[Tensor, "b 1"]:
+        """Give each value its step. Raises ValueError on NaN."""
+        if torch.isnan(values).any():
+            raise ValueError("expected numbers, got NaN: leave the token out where there is none")
+        return self.quantizer.encode(values.float())[:, None]
+
+    def decode(self, tokens: Int64[Tensor, "b 1"]) -> Float[Tensor, " b"]:
+        """Give the value of each step."""
+        return self.quantizer.decode(tokens[:, 0])

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import RootModel, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from training.modalities import STREAM
@@ -169,7 +169,7 @@ def read_config(cls: type[ConfigClass], values: object, *, where: Path) -> Confi
             f"{where}: unknown key {unknown[0]!r}, expected one of {', '.join(sorted(known))}"
         )
     try:
-        return RootModel[cls].model_validate(values).root  # type: ignore[valid-type]
+        return TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "settings"
@@ -178,7 +178,7 @@ def read_config(cls: type[ConfigClass], values: object, *, where: Path) -> Confi
 
 def dump_config(config: object) -> dict[str, Any]:
     """The settings as JSON values; `read_config` of them gives an equal configuration."""
-    dumped = RootModel[type(config)](config).model_dump(mode="json")  # type: ignore[misc]
+    dumped = TypeAdapter(type(config)).dump_python(config, mode="json")
     return dict(dumped)
 
 
@@ -201,8 +201,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise ValueError(f"{file}: no such file")
     try:
-        with safe_open(file, framework="pt") as content:  # type: ignore[no-untyped-call]
-            return {name: content.get_tensor(name) for name in content.keys()}
+        return load_file(file)
     except SafetensorError as error:
         raise ValueError(f"{file}: not a whole safetensors file ({error})") from error
 

@@ -31,7 +31,7 @@ from training.tokenizers.image import ImageTokenizer
 from training.tokenizers.spectrum import SpectrumTokenizer
 
 SHIPPED = Path(__file__).parent  # artefacts that come with the package, a folder each
-MAX_BATCH = 32  # objects through the networks at once; more gains nothing on a CPU
+MAX_BATCH = 8  # objects through the networks at once; more is slower on a CPU (cache)
 VIEWS = ("image", "spectrum", "joint")
 
 Precision = Literal["float32", "bfloat16"]
@@ -116,7 +116,7 @@ class Encoder:
         self._keys = tuple(parts.transformer.config.domains_in)
         for codec in self.codecs.values():
             if isinstance(codec, ImageTokenizer):
-                codec.to(memory_format=torch.channels_last)
+                codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def views(self, observation: Observation) -> tuple[str, ...]:
         """Views that this encoder can make of an observation, in the order of VIEWS."""

@@ -68,14 +68,13 @@ def sample_masks(
     available = present[:, stream_of_position]  # (batch, position)
     member = torch.nn.functional.one_hot(stream_of_position, num_streams).float()
 
-    def uniform(*shape: int) -> Float[Tensor, "..."]:
-        return torch.rand(shape, generator=generator, device=device)
-
     sizes = available.float() @ member  # (batch, stream) tokens of each stream
     first = _one_of(present, generator)  # the modality drawn first
     size_first = sizes.gather(1, first[:, None])[:, 0]
     most = size_first.clamp(max=config.num_input_tokens)
-    num_first = (uniform(batch) * most).floor() + 1  # uniform on 1 ... most
+    num_first = (
+        torch.rand(batch, generator=generator, device=device) * most
+    ).floor() + 1  # uniform on 1 ... most
     budget = (sizes.sum(dim=1) - 1).clamp(min=1, max=config.num_input_tokens)  # leave one to ask
     num_first = torch.minimum(num_first, budget)
     chosen, inputs, input_valid = _draw(

@@ -199,7 +199,7 @@ def fit(
         truth = torch.arange(len(a))
         loss = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         hit = (logits.argmax(dim=1) == truth).float().mean()
         recent = [*recent[-49:], (loss.item(), hit.item())]

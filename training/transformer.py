@@ -29,7 +29,7 @@ INIT_STD = 0.02
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Domain:
-    """One token stream as a model knows it; smaller than in the release where the model is small."""
+    """One token stream as a model knows it; smaller than released where the model is small."""
 
     vocabulary: int = Field(gt=0)
     grid: tuple[int, int]  # tokens lie on this grid, first axis slowest
@@ -150,7 +150,7 @@ def _attend(
     q: Float[Tensor, "batch head query width"],
     k: Float[Tensor, "batch head key width"],
     v: Float[Tensor, "batch head key width"],
-    allowed: Bool[Tensor, "batch #query key"] | None,
+    allowed: Bool[Tensor, "batch _ key"] | None,
 ) -> Float[Tensor, "batch query dim"]:
     mask = None if allowed is None else allowed[:, None]
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -171,7 +171,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch token dim"],
-        allowed: Bool[Tensor, "batch #token token"] | None = None,
+        allowed: Bool[Tensor, "batch _ token"] | None = None,
     ) -> Float[Tensor, "batch token dim"]:
         split = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = split.permute(2, 0, 3, 1, 4)  # each (batch, head, token, width)
@@ -195,7 +195,7 @@ class CrossAttention(nn.Module):
         self,
         x: Float[Tensor, "batch query dim"],
         context: Float[Tensor, "batch key dim"],
-        allowed: Bool[Tensor, "batch #query key"] | None = None,
+        allowed: Bool[Tensor, "batch _ key"] | None = None,
     ) -> Float[Tensor, "batch query dim"]:
         q = self.q(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k, v = self.kv(context).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -228,7 +228,7 @@ class EncoderBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch token dim"],
-        allowed: Bool[Tensor, "batch #token token"] | None,
+        allowed: Bool[Tensor, "batch _ token"] | None,
     ) -> Float[Tensor, "batch token dim"]:
         x = x + self.attn(self.norm1(x), allowed)
         return x + self.mlp(self.norm2(x))

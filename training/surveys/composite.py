@@ -1,0 +1,244 @@
+"""Colour pictures (JPEG, PNG, or a npz of them) as approximate images in three bands.
+
+They are drawings, not measurements: the stretch is undone approximately (see `stretch`), nothing
+is known about their noise but what their sky shows, and few of them say how large they are on the
+sky. So `calibrated` is False and no photometry is given.
+
+Scale: where the size of a pixel is known (Space Warps), the central 25 arcsec are cut out. Else
+the central half of the picture becomes the 96 pixels, as Galaxy Zoo pictures are scaled to hold
+their galaxy in it; sizes on the sky then mean nothing, and a note says so.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+from PIL import Image as Picture
+from PIL import UnidentifiedImageError
+
+from training.observations import (
+    IMAGE_SIZE,
+    PIXEL_SCALE_ARCSEC,
+    Observation,
+    ObservationBatch,
+    Skipped,
+    fingerprint,
+)
+from training.surveys.cutout import cut_out
+from training.surveys.files import list_by_suffix, read_single, read_single_again, reason
+from training.surveys.stretch import Look, grey_level_nmgy, look_of, undo
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".npz")
+MODES = ("RGB", "RGBA", "L", "P")  # 8 bits a channel
+RECIPE = "composite 1"  # part of the fingerprint: raise it when the same file gives other pixels
+MAX_CACHED_BYTES = 2**28
+NAME_ARRAYS = ("object_id", "id", "name", "file", "names", "ids", "files")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawn:
+    """A picture as decoded, perhaps reduced, and how wide it was before."""
+
+    rgb: UInt8[ndarray, "y x 3"]
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Crops:
+    """The pictures of a npz file."""
+
+    images: UInt8[ndarray, "n y x 3"]
+    names: tuple[str, ...]
+    positions: tuple[tuple[float, float] | None, ...]  # ra_deg, dec_deg
+
+
+def list_files(source: Path) -> list[Path]:
+    """JPEG, PNG and npz files under a folder, sorted; a file is itself. See `Reader`."""
+    return list_by_suffix(source, SUFFIXES)
+
+
+def read(file: Path, *, batch_size: int = 64) -> Iterator[ObservationBatch]:
+    """The pictures of one file: one of a JPEG or PNG, all of a npz. See `Reader`."""
+    file = file.absolute()
+    if file.suffix.lower() != ".npz":
+        yield read_single(file, _observe)
+        return
+    try:
+        crops = _open_crops(file)
+    except (OSError, ValueError) as error:
+        yield ObservationBatch((), (Skipped(str(file), reason(error)),))
+        return
+    for start in range(0, len(crops.images), batch_size):
+        observations, skipped = [], []
+        for row in range(start, min(start + batch_size, len(crops.images))):
+            try:
+                observations.append(_observe_crop(file, crops, row))
+            except ValueError as error:
+                skipped.append(Skipped(f"{file}[{row}]", reason(error)))
+        yield ObservationBatch(tuple(observations), tuple(skipped))
+
+
+def read_one(source: Path, source_part: str) -> Observation:
+    """One picture again; source_part is the row in a npz, "" elsewhere. See `Reader`."""
+    file = source.absolute()
+    if file.suffix.lower() != ".npz":
+        return read_single_again(file, source_part, _observe)
+    try:
+        crops = _open_crops(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: {reason(error)}") from error
+    if not (source_part.isdecimal() and int(source_part) < len(crops.images)):
+        raise ValueError(f"{file} has rows 0 to {len(crops.images) - 1}, no part {source_part!r}")
+    return _observe_crop(file, crops, int(source_part))
+
+
+def _observe(file: Path) -> Observation:
+    content = file.read_bytes()
+    drawn = _decode(content)
+    look = look_of(file, drawn.rgb)
+    return _observation(file, drawn, look, name=file.stem, part="", content=content)
+
+
+def _observe_crop(file: Path, crops: _Crops, row: int) -> Observation:
+    rgb = crops.images[row]
+    drawn = _Drawn(rgb=rgb, height=rgb.shape[0], width=rgb.shape[1])
+    return _observation(
+        file, drawn, look_of(file, rgb), name=crops.names[row], part=str(row),
+        content=rgb, position=crops.positions[row],
+    )  # fmt: skip
+
+
+def _observation(
+    file: Path,
+    drawn: _Drawn,
+    look: Look,
+    *,
+    name: str,
+    part: str,
+    content: bytes | ndarray,
+    position: tuple[float, float] | None = None,
+) -> Observation:
+    if drawn.rgb.min() == drawn.rgb.max():
+        raise ValueError(f"an empty picture: every pixel is {drawn.rgb.flat[0]}")
+    notes = [f"look: {look.name}"]
+    rgb = drawn.rgb
+    scale_arcsec = look.pixel_arcsec_by_width.get(drawn.width)
+    if scale_arcsec is None:
+        scale_arcsec = PIXEL_SCALE_ARCSEC * min(drawn.height, drawn.width) / (2 * IMAGE_SIZE)
+        notes.append("pixel scale unknown: the central half is shown")
+        if min(drawn.height, drawn.width) < IMAGE_SIZE:  # enlarging the half would show blocks
+            scale_arcsec = PIXEL_SCALE_ARCSEC
+            notes[-1] = "pixel scale unknown: every pixel is shown as 0.262 arcsec"
+    reduced = drawn.width / rgb.shape[1]
+    cutout = cut_out(
+        undo(look, rgb)[:, ::-1],  # pictures start in the north, images in the south
+        bands=look.bands,
+        scale_y_arcsec=scale_arcsec * reduced,
+        scale_x_arcsec=scale_arcsec * reduced,
+        min_sigma_nmgy=grey_level_nmgy(look) / 2,
+    )
+    ra_deg, dec_deg = position if position is not None else (None, None)
+    return Observation(
+        survey="composite",
+        release="",
+        source_id=name,
+        object_id=name,
+        fingerprint=fingerprint(RECIPE, look.name, content),
+        source=str(file),
+        source_part=part,
+        ra_deg=ra_deg,
+        dec_deg=dec_deg,
+        image=cutout.image,
+        calibrated=False,
+        notes=(*notes, *cutout.notes),
+    )
+
+
+def _decode(content: bytes) -> _Drawn:
+    """Bytes of a JPEG or PNG -> RGB; a large JPEG is reduced while it is decoded.
+
+    Raises:
+        ValueError: not a picture, truncated, or not of 8 bits a channel.
+    """
+    try:
+        with Picture.open(io.BytesIO(content), formats=("JPEG", "PNG")) as picture:
+            width, height = picture.size
+            if picture.mode not in MODES:
+                raise ValueError(f"expected 8-bit RGB, got a picture of mode {picture.mode}")
+            if picture.format == "JPEG":
+                # The half that is kept must not fall below the 96 pixels it becomes.
+                picture.draft("RGB", (2 * IMAGE_SIZE, 2 * IMAGE_SIZE))
+            rgb = np.asarray(picture.convert("RGB"))
+    except (UnidentifiedImageError, Picture.DecompressionBombError) as error:
+        raise ValueError(f"not a JPEG or PNG picture that can be read: {error}") from error
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"broken picture: {error}") from error
+    return _Drawn(rgb=rgb, height=height, width=width)
+
+
+def _open_crops(file: Path) -> _Crops:
+    status = file.stat()
+    if status.st_size > MAX_CACHED_BYTES:
+        return _read_crops(file)
+    return _read_crops_cached(file, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1)
+def _read_crops_cached(file: Path, mtime_ns: int, num_bytes: int) -> _Crops:
+    """A gallery reads many rows of one file one by one; unpacking it each time takes seconds."""
+    return _read_crops(file)
+
+
+def _read_crops(file: Path) -> _Crops:
+    """The pictures of a npz: its one uint8 array (n, y, x, 3), named by an array of names.
+
+    Positions come from arrays "ra" and "dec" in degrees, where the file has them.
+
+    Raises:
+        ValueError: not a npz, no such array or more than one, or names of another length.
+        OSError: the file cannot be read.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (zipfile.BadZipFile, EOFError, AttributeError) as error:
+        raise ValueError(f"not a npz file that can be read: {error}") from error
+    stacks = {
+        key: array
+        for key, array in arrays.items()
+        if array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] == 3
+    }
+    if len(stacks) != 1:
+        shapes = ", ".join(f"{key} {array.dtype} {array.shape}" for key, array in arrays.items())
+        raise ValueError(f"expected one uint8 array (n, y, x, 3) in the npz, got {shapes}")
+    (images,) = stacks.values()
+    num = len(images)
+    names = [f"{file.stem}-{row}" for row in range(num)]
+    for key in NAME_ARRAYS:
+        if key in arrays:
+            if arrays[key].shape != (num,):
+                raise ValueError(f"expected {num} names in {key!r}, got {arrays[key].shape}")
+            names = [_without_suffix(str(name)) for name in arrays[key].tolist()]
+            break
+    positions: list[tuple[float, float] | None] = [None] * num
+    ra_deg, dec_deg = arrays.get("ra"), arrays.get("dec")
+    if ra_deg is not None and dec_deg is not None and ra_deg.shape == dec_deg.shape == (num,):
+        positions = [
+            (ra % 360, dec) if np.isfinite(ra) and abs(dec) <= 90 else None
+            for ra, dec in zip(ra_deg.tolist(), dec_deg.tolist(), strict=True)
+        ]
+    return _Crops(images, tuple(names), tuple(positions))
+
+
+def _without_suffix(name: str) -> str:
+    path = Path(name)
+    return path.stem if path.suffix.lower() in SUFFIXES else name

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 FSQ_MARGIN = 1e-3  # widens the tanh so that the outermost level can be reached
-LFQ_INVERSE_TEMPERATURE = 100.0
+LFQ_INVERSE_TEMPERATURE = 100.0  # of the released AION-1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,19 @@ class LookupFreeQuantizer(nn.Module):
         """Give the signs of codes in [0, 2^dim)."""
         return torch.where((codes[..., None] & self.bits) > 0, 1.0, -1.0)
 
-    def entropy_loss(self, latent: Float[Tensor, "*batch dim"]) -> Float[Tensor, ""]:
+    def entropy_loss(
+        self,
+        latent: Float[Tensor, "*batch dim"],
+        *,
+        inverse_temperature: float = LFQ_INVERSE_TEMPERATURE,
+    ) -> Float[Tensor, ""]:
         """Mean entropy of one vector's code less the entropy of the batch's codes, in nats.
 
         Low when each vector is sure of its code and all codes are in use. The probability of a
         code is the softmax of -2 x distance: with codes of signs it is a product over dimensions,
         so the entropy of one vector is a sum of binary entropies.
         """
-        logits = 4 * LFQ_INVERSE_TEMPERATURE * latent.float().reshape(-1, self.dim)
+        logits = 4 * inverse_temperature * latent.float().reshape(-1, self.dim)
         log_yes, log_no = nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)
         per_vector = -(log_yes.exp() * log_yes + log_no.exp() * log_no).sum(dim=-1).mean()
         joint = torch.zeros(len(logits), 1, device=logits.device)

@@ -189,10 +189,13 @@ def write_text(file: Path, text: str) -> None:
     os.replace(partial, file)
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(
+    file: Path, tensors: Mapping[str, Tensor], *, metadata: dict[str, str] | None = None
+) -> None:
     """Write a safetensors file whole or not at all."""
     partial = file.with_name(file.name + ".partial")
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial)
+    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, partial, metadata)
     os.replace(partial, file)
 
 

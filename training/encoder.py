@@ -18,17 +18,14 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from numpy import ndarray
-from torch import Tensor
 
 from training import artifact
 from training.artifact import Artifact
 from training.modalities import STREAM
 from training.observations import Observation
 from training.search_head import SEARCH_DIM
-from training.tokenizers import image as image_tokenizer
-from training.tokenizers import spectrum as spectrum_tokenizer
 from training.tokenizers.image import ImageTokenizer
-from training.tokenizers.spectrum import SpectrumTokenizer
+from training.tokens import key_of_kind, tokenize
 
 SHIPPED = Path(__file__).parent  # artefacts that come with the package, a folder each
 MAX_BATCH = 8  # objects through the networks at once; more is slower on a CPU (cache)
@@ -120,8 +117,10 @@ class Encoder:
 
     def views(self, observation: Observation) -> tuple[str, ...]:
         """Views that this encoder can make of an observation, in the order of VIEWS."""
-        image = observation.image is not None and self._key("image") is not None
-        spectrum = observation.spectrum is not None and self._key("spectrum") is not None
+        image = observation.image is not None and key_of_kind(self._keys, "image") is not None
+        spectrum = (
+            observation.spectrum is not None and key_of_kind(self._keys, "spectrum") is not None
+        )
         scalars = bool(self._scalar_keys(observation))
         exists = {
             "image": image,
@@ -151,7 +150,7 @@ class Encoder:
         vectors = np.zeros((len(wanted), self.dim), dtype=np.float32)
         place = {pair: number for number, pair in enumerate(wanted)}
         with torch.inference_mode():
-            tokens = self.tokenize(observations, {row for row, _ in wanted})
+            tokens = tokenize(observations, self.codecs, self._keys, {row for row, _ in wanted})
             for keys, pairs in self._buckets(observations, wanted).items():
                 for start in range(0, len(pairs), MAX_BATCH):
                     some = pairs[start : start + MAX_BATCH]
@@ -175,67 +174,6 @@ class Encoder:
         with torch.inference_mode():
             return self.head(torch.from_numpy(vectors), view).numpy()
 
-    def tokenize(
-        self, observations: Sequence[Observation], rows: Iterable[int] | None = None
-    ) -> dict[str, dict[int, Int64[Tensor, " token"]]]:
-        """Tokens of every stream that this encoder knows: stream -> index of observation -> codes.
-
-        Redshift is tokenized too (training asks for it), but no view reads it.
-        """
-        chosen = sorted(range(len(observations)) if rows is None else set(rows))
-        tokens: dict[str, dict[int, Tensor]] = defaultdict(dict)
-        with torch.inference_mode():
-            for start in range(0, len(chosen), MAX_BATCH):
-                some = chosen[start : start + MAX_BATCH]
-                self._tokenize_images(observations, some, tokens)
-                self._tokenize_spectra(observations, some, tokens)
-            for key in self._keys:
-                values = {
-                    row: observations[row].scalars[key]
-                    for row in chosen
-                    if key in observations[row].scalars
-                }
-                if values and STREAM[key].kind in ("scalar", "grid"):
-                    codec = self.codecs[STREAM[key].codec]
-                    assert not isinstance(codec, ImageTokenizer | SpectrumTokenizer)
-                    codes = codec.encode(torch.tensor(list(values.values())))
-                    tokens[key].update(zip(values, codes, strict=True))
-        return dict(tokens)
-
-    def _tokenize_images(
-        self,
-        observations: Sequence[Observation],
-        rows: Sequence[int],
-        tokens: dict[str, dict[int, Tensor]],
-    ) -> None:
-        images = {row: observations[row].image for row in rows}
-        present = {row: image for row, image in images.items() if image is not None}
-        key = self._key("image")
-        if key is None or not present:
-            return
-        codec = self.codecs[STREAM[key].codec]
-        assert isinstance(codec, ImageTokenizer)
-        stacked = image_tokenizer.stack(list(present.values()))
-        flux = stacked.flux_nmgy.contiguous(memory_format=torch.channels_last)
-        tokens[key].update(zip(present, codec.encode(flux, stacked.channels), strict=True))
-
-    def _tokenize_spectra(
-        self,
-        observations: Sequence[Observation],
-        rows: Sequence[int],
-        tokens: dict[str, dict[int, Tensor]],
-    ) -> None:
-        spectra = {row: observations[row].spectrum for row in rows}
-        present = {row: spectrum for row, spectrum in spectra.items() if spectrum is not None}
-        key = self._key("spectrum")
-        if key is None or not present:
-            return
-        codec = self.codecs[STREAM[key].codec]
-        assert isinstance(codec, SpectrumTokenizer)
-        stacked = spectrum_tokenizer.stack(list(present.values()))
-        codes = codec.encode(stacked.flux, stacked.ivar, stacked.mask, stacked.wavelength_angstrom)
-        tokens[key].update(zip(present, codes, strict=True))
-
     def _buckets(
         self, observations: Sequence[Observation], wanted: Sequence[tuple[int, str]]
     ) -> dict[tuple[str, ...], list[tuple[int, str]]]:
@@ -245,17 +183,13 @@ class Encoder:
             observation = observations[row]
             feed = []
             if view in ("image", "joint") and observation.image is not None:
-                feed.append(self._key("image"))
+                feed.append(key_of_kind(self._keys, "image"))
             if view in ("spectrum", "joint") and observation.spectrum is not None:
-                feed.append(self._key("spectrum"))
+                feed.append(key_of_kind(self._keys, "spectrum"))
             if view == "joint":
                 feed.extend(self._scalar_keys(observation))
             buckets[tuple(key for key in feed if key is not None)].append((row, view))
         return buckets
-
-    def _key(self, kind: str) -> str | None:
-        """The first stream of a kind that this encoder has."""
-        return next((key for key in self._keys if STREAM[key].kind == kind), None)
 
     def _scalar_keys(self, observation: Observation) -> tuple[str, ...]:
         return tuple(

@@ -23,10 +23,12 @@ from torch import Tensor
 class MaskingConfig:
     """Budgets of tokens an object; the paper has 256 shown and 128 asked for."""
 
-    num_input_tokens: int = Field(256, gt=0)
-    num_target_tokens: int = Field(128, gt=0)
-    target_alpha: float = Field(0.1, gt=0)  # Beta distribution of the asked share of a modality
-    target_beta: float = Field(1.0, gt=0)
+    num_input_tokens: int = Field(default=256, gt=0)
+    num_target_tokens: int = Field(default=128, gt=0)
+    target_alpha: float = Field(
+        default=0.1, gt=0
+    )  # Beta distribution of the asked share of a modality
+    target_beta: float = Field(default=1.0, gt=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,8 @@ class SearchHeadConfig:
 
     views: tuple[str, ...]
     dim: int = Field(gt=0)  # of the encoder vectors
-    hidden: int = Field(512, ge=0)  # 0: one linear map a view and nothing else
-    dropout: float = Field(0.1, ge=0, lt=1)
+    hidden: int = Field(default=512, ge=0)  # 0: one linear map a view and nothing else
+    dropout: float = Field(default=0.1, ge=0, lt=1)
 
 
 class SearchHead(nn.Module):
@@ -96,14 +96,14 @@ class ViewVectors:
 class HeadFitConfig:
     """How the head is trained."""
 
-    hidden: int = Field(512, ge=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    steps: int = Field(3000, gt=0)
-    batch_size: int = Field(512, gt=1)  # objects; each is the negative of all others
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    temperature: float = Field(0.1, gt=0)
-    max_seconds: float = Field(120.0, gt=0)
+    hidden: int = Field(default=512, ge=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    steps: int = Field(default=3000, gt=0)
+    batch_size: int = Field(default=512, gt=1)  # objects; each is the negative of all others
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    temperature: float = Field(default=0.1, gt=0)
+    max_seconds: float = Field(default=120.0, gt=0)
     seed: int = 0
 
 

@@ -57,11 +57,11 @@ class TransformerConfig:
     """
 
     domains_in: dict[str, Domain]  # in the order in which streams are laid out
-    dim: int = Field(192, gt=0)
-    encoder_depth: int = Field(6, gt=0)
-    decoder_depth: int = Field(6, gt=0)
-    num_heads: int = Field(3, gt=0)
-    mlp_ratio: float = Field(4.0, gt=0)
+    dim: int = Field(default=192, gt=0)
+    encoder_depth: int = Field(default=6, gt=0)
+    decoder_depth: int = Field(default=6, gt=0)
+    num_heads: int = Field(default=3, gt=0)
+    mlp_ratio: float = Field(default=4.0, gt=0)
     qk_norm: bool = True
     # What an object vector averages: "mean" the encoder outputs themselves, "context" those outputs
     # as the decoder sees them (projected, position and modality added), as AION.encode returns.
@@ -153,7 +153,11 @@ def _attend(
     allowed: Bool[Tensor, "batch _ key"] | None,
 ) -> Float[Tensor, "batch query dim"]:
     mask = None if allowed is None else allowed[:, None]
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    # On a CPU the backward pass of bfloat16 attention is twice as slow as that of float32.
+    with torch.autocast(q.device.type, enabled=q.device.type != "cpu"):
+        if q.device.type == "cpu":
+            q, k, v = q.float(), k.float(), v.float()
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return mixed.transpose(1, 2).flatten(2)
 
 

@@ -1,0 +1,189 @@
+"""Tokens of many observations: made once by the frozen tokenizers, then kept as small integers.
+
+Training reads the same objects many times, and tokenizing costs more than a training step; so the
+tokens are written once to a shard, in which a missing stream is marked, never filled.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64, UInt16
+from numpy import ndarray
+from torch import Tensor
+
+from training.artifact import Codec
+from training.modalities import STREAM
+from training.observations import Observation
+from training.tokenizers import image as image_tokenizer
+from training.tokenizers import spectrum as spectrum_tokenizer
+from training.tokenizers.image import ImageTokenizer
+from training.tokenizers.spectrum import SpectrumTokenizer
+from training.transformer import Domain
+
+MAX_BATCH = 8  # objects through the tokenizers at once; more is slower on a CPU (cache)
+
+Tokens = dict[str, dict[int, Int64[Tensor, " token"]]]  # stream -> index of observation -> codes
+
+
+def tokenize(
+    observations: Sequence[Observation],
+    codecs: Mapping[str, Codec],
+    keys: Sequence[str],
+    rows: Iterable[int] | None = None,
+) -> Tokens:
+    """Tokens of every given stream, for all observations or those at `rows`.
+
+    Args:
+        observations: What was seen.
+        codecs: Tokenizers by codec name, for each of `keys`.
+        keys: Token streams to make. One stream of a kind takes all images, and one all spectra.
+        rows: Indices into `observations`.
+    """
+    chosen = sorted(range(len(observations)) if rows is None else set(rows))
+    tokens: Tokens = defaultdict(dict)
+    image_key, spectrum_key = key_of_kind(keys, "image"), key_of_kind(keys, "spectrum")
+    with torch.inference_mode():
+        for start in range(0, len(chosen), MAX_BATCH):
+            some = [(row, observations[row]) for row in chosen[start : start + MAX_BATCH]]
+            images = {row: seen.image for row, seen in some if seen.image is not None}
+            if image_key is not None and images:
+                image_codec = codecs[STREAM[image_key].codec]
+                assert isinstance(image_codec, ImageTokenizer)
+                stacked = image_tokenizer.stack(list(images.values()))
+                flux = stacked.flux_nmgy.contiguous(memory_format=torch.channels_last)
+                codes = image_codec.encode(flux, stacked.channels)
+                tokens[image_key].update(zip(images, codes, strict=True))
+            spectra = {row: seen.spectrum for row, seen in some if seen.spectrum is not None}
+            if spectrum_key is not None and spectra:
+                spectrum_codec = codecs[STREAM[spectrum_key].codec]
+                assert isinstance(spectrum_codec, SpectrumTokenizer)
+                padded = spectrum_tokenizer.stack(list(spectra.values()))
+                codes = spectrum_codec.encode(
+                    padded.flux, padded.ivar, padded.mask, padded.wavelength_angstrom
+                )
+                tokens[spectrum_key].update(zip(spectra, codes, strict=True))
+        for key in keys:
+            values = {
+                row: observations[row].scalars[key]
+                for row in chosen
+                if key in observations[row].scalars
+            }
+            if values and STREAM[key].kind in ("scalar", "grid"):
+                scalar_codec = codecs[STREAM[key].codec]
+                assert not isinstance(scalar_codec, ImageTokenizer | SpectrumTokenizer)
+                codes = scalar_codec.encode(torch.tensor(list(values.values())))
+                tokens[key].update(zip(values, codes, strict=True))
+    return dict(tokens)
+
+
+def key_of_kind(keys: Sequence[str], kind: str) -> str | None:
+    """The first stream of a kind, None where there is none."""
+    return next((key for key in keys if STREAM[key].kind == kind), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenShard:
+    """Tokens of many rows; rows of one object (its copies) share an object number."""
+
+    tokens: Mapping[str, UInt16[ndarray, "row _"]]  # stream -> codes, 0 where absent
+    present: Mapping[str, Bool[ndarray, " row"]]
+    objects: Int64[ndarray, " row"]
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    def write(self, file: Path) -> None:
+        """Write as npz, whole or not at all."""
+        arrays = {"objects": self.objects}
+        arrays.update({f"tokens/{key}": codes for key, codes in self.tokens.items()})
+        arrays.update({f"present/{key}": flags for key, flags in self.present.items()})
+        partial = file.with_name(file.name + ".partial")
+        with partial.open("wb") as stream:
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
+        os.replace(partial, file)
+
+    @classmethod
+    def read(cls, file: Path) -> TokenShard:
+        """Read a shard. ValueError names a file that is not one."""
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            tokens = {
+                name.removeprefix("tokens/"): codes
+                for name, codes in arrays.items()
+                if name.startswith("tokens/")
+            }
+            present = {key: arrays[f"present/{key}"] for key in tokens}
+            return cls(tokens=tokens, present=present, objects=arrays["objects"])
+        except (zipfile.BadZipFile, KeyError, EOFError, ValueError) as error:
+            raise ValueError(f"{file}: not a token shard ({error})") from error
+
+
+def collect(
+    observations: Iterable[Observation],
+    codecs: Mapping[str, Codec],
+    domains: Mapping[str, Domain],
+    *,
+    copies: Callable[[Observation], Sequence[Observation]],
+    progress: Callable[[int], None] | None = None,
+    chunk: int = 64,
+) -> TokenShard:
+    """Tokenize a stream of observations, each in the copies that `copies` makes of it.
+
+    Args:
+        observations: Any number, read once, a chunk at a time.
+        codecs: Tokenizers by codec name.
+        domains: Streams of the model, for their lengths.
+        copies: What to tokenize of one observation, e.g. itself and its mirror image.
+        progress: Called with the number of observations done.
+        chunk: Observations held in memory at once.
+
+    Raises:
+        ValueError: there is no observation.
+    """
+    keys = tuple(domains)
+    parts: dict[str, list[ndarray]] = {key: [] for key in keys}
+    flags: dict[str, list[ndarray]] = {key: [] for key in keys}
+    objects: list[int] = []
+    waiting: list[Observation] = []
+    number = 0
+
+    def flush() -> None:
+        made = tokenize(waiting, codecs, keys)
+        for key in keys:
+            codes = np.zeros((len(waiting), domains[key].num_tokens), dtype=np.uint16)
+            there = np.zeros(len(waiting), dtype=bool)
+            for row, values in made.get(key, {}).items():
+                codes[row] = values.numpy()
+                there[row] = True
+            parts[key].append(codes)
+            flags[key].append(there)
+        waiting.clear()
+
+    for number, observation in enumerate(observations, start=1):
+        several = copies(observation)
+        waiting.extend(several)
+        objects.extend([number - 1] * len(several))
+        if len(waiting) >= chunk:
+            flush()
+            if progress is not None:
+                progress(number)
+    if not objects:
+        raise ValueError("there is no observation to tokenize")
+    if waiting:
+        flush()
+    if progress is not None:
+        progress(number)
+    return TokenShard(
+        tokens={key: np.concatenate(part) for key, part in parts.items()},
+        present={key: np.concatenate(part) for key, part in flags.items()},
+        objects=np.array(objects, dtype=np.int64),
+    )

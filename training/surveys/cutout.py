@@ -67,25 +67,32 @@ def cut_out(
         raise ValueError(
             f"pixel scale must be positive, got {scale_y_arcsec} x {scale_x_arcsec} arcsec"
         )
+    height, width = planes.shape[1:]
+    rows, columns = _weights(height, scale_y_arcsec), _weights(width, scale_x_arcsec)
+    padded = min(rows.sum(1).min(), columns.sum(1).min()) < MIN_COVERED
+    # What lies beyond the 25 arcsec takes no part.
+    y, x = _reach(rows), _reach(columns)
+    rows, columns, planes = rows[:, y], columns[:, x], planes[:, y, x]
     good = np.isfinite(planes)
     if ivar is not None:
+        ivar = ivar[:, y, x]
         good &= np.isfinite(ivar) & (ivar > 0)
-    notes = []
-    if not good.any():
-        raise ValueError("no usable pixel: every one is NaN, or without inverse variance")
     usable = good.any(axis=(1, 2))
+    if not usable.any():
+        raise ValueError(
+            "no usable pixel in the central 25 arcsec: every one is NaN, without data, "
+            "or its inverse variance is not positive"
+        )
+    notes = []
     if not usable.all():
         lost = [band for band, kept in zip(bands, usable, strict=True) if not kept]
         notes.append(f"no usable pixel in {', '.join(lost)}: left out")
     planes, good = planes[usable], good[usable]
     bands = tuple(band for band, kept in zip(bands, usable, strict=True) if kept)
-
-    rows = _weights(planes.shape[1], scale_y_arcsec)
-    columns = _weights(planes.shape[2], scale_x_arcsec)
     flux, covered = _average(planes, good, rows, columns)
     mask = covered < MIN_COVERED
     if mask.all():
-        raise ValueError("no usable pixel in the central 25 arcsec")
+        raise ValueError("no usable pixel: fewer than half of those under any new pixel are good")
     flux[mask] = 0
     if ivar is None:
         floor = np.full(len(usable), MIN_SIGMA_NMGY) if min_sigma_nmgy is None else min_sigma_nmgy
@@ -95,8 +102,8 @@ def cut_out(
     else:
         new_ivar, _ = _average(ivar[usable], good, rows, columns)
         new_ivar[mask] = 0
-    if min(rows.sum(1).min(), columns.sum(1).min()) < MIN_COVERED:
-        notes.append(f"padded from {planes.shape[1]} x {planes.shape[2]} px")
+    if padded:
+        notes.append(f"padded from {height} x {width} px")
     return Cutout(image=Image(flux, new_ivar, mask, bands), notes=tuple(notes))
 
 
@@ -181,6 +188,12 @@ def _average(
         covered = rows @ good.astype(np.float32) @ columns.T
         total = rows @ np.where(good, planes, 0).astype(np.float32) @ columns.T
     return total / np.maximum(covered, 1e-6), covered
+
+
+def _reach(weights: Float32[ndarray, "new old"]) -> slice:
+    """The old pixels that take part."""
+    used = np.flatnonzero(weights.any(axis=0))
+    return slice(int(used[0]), int(used[-1]) + 1)
 
 
 @lru_cache(maxsize=64)

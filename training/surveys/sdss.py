@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from jaxtyping import Float64
 from numpy import ndarray
 
 from training.observations import (
@@ -27,8 +26,10 @@ from training.observations import (
     Spectrum,
     fingerprint,
 )
+from training.surveys.bintable import column_names, read_columns, table_header
 from training.surveys.files import (
     FITS_SUFFIXES,
+    OpenFits,
     list_by_suffix,
     open_fits,
     read_single,
@@ -39,7 +40,7 @@ from training.surveys.files import (
 RECIPE = "sdss 1"  # part of the fingerprint: raise it when the same file gives other pixels
 SPECTRUM_COLUMNS = ("flux", "loglam", "ivar")
 OBJECT_COLUMNS = ("class", "z", "zwarning")
-WANTED_COLUMNS = frozenset(
+OBJECT_COLUMNS_WANTED = frozenset(
     (
         *OBJECT_COLUMNS,
         *("objtype", "sourcetype", "run2d", "plate", "mjd", "fiberid", "bestobjid", "objid"),
@@ -67,8 +68,8 @@ def read_one(source: Path, source_part: str) -> Observation:
 
 def _observe(file: Path) -> Observation:
     with open_fits(file) as opened:
-        spectrum = _spectrum(opened.hdus)
-        row = _object_row(opened.hdus)
+        spectrum = _spectrum(opened)
+        row = _object_row(opened)
         content = fingerprint(RECIPE, opened.content)
     kinds = {str(row.get(key, "")).strip().upper() for key in ("objtype", "sourcetype")}
     if "SKY" in kinds:
@@ -101,9 +102,10 @@ def _observe(file: Path) -> Observation:
     )
 
 
-def _spectrum(hdus: fits.HDUList) -> Spectrum:
-    number, table = _table(hdus, SPECTRUM_COLUMNS)
-    flux, ivar, loglam = (_column(table, name) for name in ("flux", "ivar", "loglam"))
+def _spectrum(opened: OpenFits) -> Spectrum:
+    number, table = _table(opened, SPECTRUM_COLUMNS, wanted=frozenset(SPECTRUM_COLUMNS))
+    flux, ivar = table["flux"], table["ivar"]
+    loglam = table["loglam"].astype(np.float64)
     if not np.isfinite(loglam).all():
         raise ValueError(f"HDU {number}: loglam holds NaN or infinity")
     if not (np.diff(loglam) > 0).all():
@@ -121,34 +123,37 @@ def _spectrum(hdus: fits.HDUList) -> Spectrum:
     )
 
 
-def _object_row(hdus: fits.HDUList) -> Row:
-    number, table = _table(hdus, OBJECT_COLUMNS)
-    if len(table) != 1:
-        raise ValueError(f"HDU {number}: expected one object, got {len(table)} rows")
-    return {name.lower(): table[name][0] for name in table.names if name.lower() in WANTED_COLUMNS}
+def _object_row(opened: OpenFits) -> Row:
+    number, table = _table(opened, OBJECT_COLUMNS, wanted=OBJECT_COLUMNS_WANTED)
+    if len(table["zwarning"]) != 1:
+        raise ValueError(f"HDU {number}: expected one object, got {len(table['zwarning'])} rows")
+    return {name: column[0] for name, column in table.items()}
 
 
-def _table(hdus: fits.HDUList, columns: tuple[str, ...]) -> tuple[int, fits.FITS_rec]:
-    """The first table with these columns, whatever the case, and its number."""
-    for number, hdu in enumerate(hdus):
+def _table(
+    opened: OpenFits, columns: tuple[str, ...], *, wanted: frozenset[str]
+) -> tuple[int, dict[str, ndarray]]:
+    """The first table that has these columns, its number and its wanted columns."""
+    found = []
+    for number, hdu in enumerate(opened.hdus):
+        found.append(f"{number} {hdu.name or type(hdu).__name__}")
         if not isinstance(hdu, fits.BinTableHDU):
             continue
-        if not set(columns) <= {name.lower() for name in hdu.columns.names}:
-            continue
-        try:
-            return number, hdu.data
-        except (TypeError, OSError, ValueError) as error:
-            raise ValueError(
-                f"truncated: the file ends before the table of HDU {number} ({error})"
-            ) from error
-    found = ", ".join(
-        f"{number} {hdu.name or type(hdu).__name__}" for number, hdu in enumerate(hdus)
+        place = hdu.fileinfo()
+        header = table_header(
+            opened.content, header_start=place["hdrLoc"], data_start=place["datLoc"]
+        )
+        if set(columns) <= set(column_names(header)):
+            try:
+                table = read_columns(
+                    opened.content, header, data_start=place["datLoc"], wanted=wanted
+                )
+            except ValueError as error:
+                raise ValueError(f"HDU {number}: {error}") from error
+            return number, table
+    raise ValueError(
+        f"no usable HDU: expected a table with {', '.join(columns)}, got {', '.join(found)}"
     )
-    raise ValueError(f"no usable HDU: expected a table with {', '.join(columns)}, got {found}")
-
-
-def _column(table: fits.FITS_rec, name: str) -> Float64[ndarray, " wavelength"]:
-    return np.asarray(table[name], dtype=np.float64)
 
 
 def _source_id(row: Row) -> str:

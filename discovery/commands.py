@@ -1,0 +1,171 @@
+"""`skykin search` and `skykin evaluate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from discovery.evaluation import evaluate
+from discovery.positions import parse_position
+from discovery.query import DEFAULT_RADIUS_ARCSEC, Query, parse_cone
+from discovery.results import Hits
+from discovery.seeds import angle_text
+from discovery.sky import open as open_sky
+
+commands = typer.Typer()
+
+_WIDTH_WITHOUT_TERMINAL = 160  # so that a pipe gets whole ids
+_SHOWN = {  # column -> how a number is written
+    "rank": "d", "object_id": "", "score": ".4f", "ra_deg": ".5f", "dec_deg": "+.5f",
+    "mag_r": ".2f", "redshift": ".4f", "survey": "", "view": "", "known_as": "",
+}  # fmt: skip
+
+SkyFolder = Annotated[str, typer.Argument(metavar="SKY", help="Folder that `skykin build` made.")]
+
+
+@commands.command(
+    "search",
+    epilog='Example: skykin search my_sky --ra 150.1 --dec 2.2 --where "mag_r < 20" --out hits.vot',
+)
+def search_command(
+    sky: SkyFolder,
+    object_id: Annotated[
+        str | None, typer.Option("--id", help="Find objects like the one of this id.")
+    ] = None,
+    ra: Annotated[str | None, typer.Option(help='Right ascension: degrees, or "HH MM SS".')] = None,
+    dec: Annotated[str | None, typer.Option(help='Declination: degrees, or "-00 12 30".')] = None,
+    position: Annotated[
+        str | None, typer.Option(help='Both in one: "150.1 2.2", sexagesimal, or a viewer address.')
+    ] = None,
+    radius: Annotated[
+        float, typer.Option(help="How far the object may be from the position, in arcsec.")
+    ] = DEFAULT_RADIUS_ARCSEC,
+    name: Annotated[
+        str | None, typer.Option(help="Published name, looked up at CDS Sesame (network).")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="FITS cutout, picture or spectrum of your own.")
+    ] = None,
+    survey: Annotated[str | None, typer.Option(help="How to read --file.")] = None,
+    k: Annotated[int | None, typer.Option("-k", help="Hits to return; 50 by default.")] = None,
+    like: Annotated[list[str] | None, typer.Option(help="More ids to be like.")] = None,
+    unlike: Annotated[list[str] | None, typer.Option(help="Ids to be unlike.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help='Predicate, such as "redshift > 0.2 and mag_r < 20".')
+    ] = None,
+    cone: Annotated[
+        str | None, typer.Option(metavar="RA,DEC,RADIUS", help="Only within it, in degrees.")
+    ] = None,
+    view: Annotated[
+        str | None,
+        typer.Option(help="image, spectrum, xp, joint or any; by default the seed's own."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write all hits: .csv, .parquet, .fits or .vot.")
+    ] = None,
+) -> None:
+    """Find the objects most similar to an object, a position, or a file of your own."""
+    if (ra is None) != (dec is None):
+        raise ValueError("--ra and --dec are given together")
+    if ra is not None and position is not None:
+        raise ValueError("give either --ra and --dec, or --position")
+    query = Query(
+        like=[*([object_id] if object_id is not None else []), *(like or [])],
+        unlike=unlike or [],
+        position=parse_position(f"{ra}, {dec}") if ra is not None else position,
+        radius_arcsec=radius,
+        name=name,
+        file=file,
+        survey=survey,
+        where=where,
+        cone=parse_cone(cone) if cone is not None else None,
+        view=view,
+        k=k,
+    )
+    hits = open_sky(sky).search(query)
+    written = hits.write(out) if out is not None else None
+    if as_json:
+        print(json.dumps(hits.to_json(), allow_nan=False))
+        return
+    if written is None:
+        _print(hits)
+    typer.echo(_closing_line(hits, sky, written))
+
+
+@commands.command(
+    "evaluate",
+    epilog="Example: skykin evaluate my_sky --labels labels.csv --label spiral",
+)
+def evaluate_command(
+    sky: SkyFolder,
+    labels: Annotated[
+        Path, typer.Option(help="CSV: object_id and one column a label, 0 to 1, blank = unknown.")
+    ],
+    label: Annotated[str, typer.Option(help="The label to measure.")],
+    query_above: Annotated[
+        float, typer.Option(help="Objects of higher relevance are the queries.")
+    ] = 0.9,
+    view: Annotated[
+        str | None, typer.Option(help="View to search in; by default the sky's first.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Measure nDCG@10 on labelled objects, its bootstrap error, and the level of chance."""
+    found = evaluate(open_sky(sky), labels, label, query_above=query_above, view=view)
+    if as_json:
+        print(json.dumps(found.to_json(), allow_nan=False))
+        return
+    if found.num_left_out:
+        typer.echo(
+            f"{found.num_left_out:,} labelled objects are not in view {found.view} of this sky "
+            "and were left out"
+        )
+    typer.echo(
+        f"{found.label}, view {found.view}, version {found.version}: "
+        f"nDCG@{found.k} {found.ndcg:.3f} +- {found.error:.3f} (chance {found.chance:.3f}), "
+        f"precision@{found.k} {found.precision:.3f}, {found.num_queries:,} queries, "
+        f"corpus {found.num_corpus:,}"
+    )
+
+
+def _print(hits: Hits) -> None:
+    table = Table()
+    shown = [
+        name
+        for name in _SHOWN
+        if name in hits.table.colnames
+        and (name != "known_as" or any(value is not None for value in hits.table[name].tolist()))
+    ]
+    for name in shown:
+        table.add_column(
+            name, justify="left" if not _SHOWN[name] else "right", no_wrap=name == "object_id"
+        )
+    for row in zip(*(hits.table[name].tolist() for name in shown), strict=True):
+        table.add_row(
+            *(
+                "" if value is None else format(value, _SHOWN[name])
+                for name, value in zip(shown, row, strict=True)
+            )
+        )
+    terminal = sys.stdout.isatty()
+    Console(width=None if terminal else _WIDTH_WITHOUT_TERMINAL, markup=False).print(table)
+
+
+def _closing_line(hits: Hits, sky: str, written: Path | None) -> str:
+    parts = [f"{len(hits):,} hits in view {hits.view} of {sky}, version {hits.version}"]
+    for seed in hits.seeds:
+        if seed.separation_arcsec is not None:
+            away = angle_text(seed.separation_arcsec)
+            parts.append(f"the nearest object is {seed.object_id}, {away} away")
+    if hits.num_without_position:
+        parts.append(f"{hits.num_without_position:,} objects without a position were left out")
+    if written is not None:
+        parts.append(f"written to {written}")
+    return "; ".join(parts)

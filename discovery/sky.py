@@ -1,0 +1,299 @@
+"""Sky: what a user opens, asks and looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Float32, Int64
+from numpy import ndarray
+
+from discovery.errors import SourceGone
+from discovery.query import DEFAULT_K, Query
+from discovery.results import Hits, hits_table
+from discovery.seeds import (
+    angle_text,
+    footprint_text,
+    in_footprint,
+    resolve,
+    without_position,
+)
+from index.errors import EncoderMismatch, OutsideFootprint
+from index.version import Version
+from index.versions import open_version
+from training import encoder as encoders
+from training.encoder import Encoder
+from training.modalities import VIEWS
+from training.observations import CatalogueValue, Observation
+from training.surveys import reader
+
+_BRIGHT_SHARE = 0.1  # "bright" = among this share of the objects with a magnitude
+
+
+def open(sky: str | Path) -> Sky:
+    """Open the published version of a sky.
+
+    Raises:
+        NotASky: the folder is missing, or is not a sky.
+        VersionCorrupt: a file of the version is missing or damaged.
+    """
+    return Sky(Path(sky))
+
+
+class Sky:
+    """One published version of a sky. Safe to share between threads; `refresh` moves it on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._version = open_version(folder)
+        self._encoder: Encoder | None = None
+
+    @property
+    def version(self) -> int:
+        """Number of the version that is open."""
+        return self._version.number
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Views that can be searched, preferred first."""
+        return tuple(view for view in VIEWS if view in self._version.views)
+
+    @property
+    def num_objects(self) -> int:
+        """Objects in this version."""
+        return self._version.num_objects
+
+    @property
+    def num_without_position(self) -> int:
+        """Objects that no search by position can reach."""
+        return self._version.num_without_position
+
+    @property
+    def encoder_hash(self) -> str:
+        """sha256 of the encoder that made the vectors."""
+        return self._version.encoder.hash
+
+    def refresh(self) -> bool:
+        """Move on to the version that is published now; True if it is another one."""
+        published = open_version(self.folder)
+        if published.number == self._version.number:
+            return False
+        self._version = published
+        return True
+
+    def search(self, query: Query) -> Hits:
+        """Find the objects most similar to the query's seeds, best first.
+
+        Fewer than k come back where a predicate, a cone or exclusions leave fewer.
+
+        Raises:
+            UnknownObject: an id is not in this sky.
+            OutsideFootprint: a position, or a cone without objects, lies outside the footprint.
+            NoObjectNear: no object lies within the radius of a position.
+            EncoderMismatch: the encoder at hand is not the one that made this sky.
+            ValueError: k is above the corpus, the predicate names an unknown column, a file cannot
+                be used, or the seeds have no view in common or cancel out.
+        """
+        version = self._version
+        own = query.file is not None or len(query.observations) > 0
+        aim = resolve(query, version, self.encoder() if own else None)
+        corpus = _corpus(version, aim.view)
+        if query.k is not None and query.k > len(corpus):
+            raise ValueError(
+                f"k must be between 1 and {len(corpus):,}, the number of objects with view "
+                f"{aim.view} in this sky, got {query.k:,}"
+            )
+        left_out = np.union1d(aim.keys, version.keys_of(query.exclude)).astype(np.int64)
+        allowed = _allowed(version, query)
+        searched = corpus if allowed is None else np.intersect1d(corpus, allowed)
+        num_searched = len(np.setdiff1d(searched, left_out))
+        keys, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        if num_searched:
+            found = version.search(
+                aim.vector[None],
+                view=aim.view,
+                k=min(query.k or DEFAULT_K, num_searched),
+                keys=allowed,
+                exclude=left_out,
+            )
+            real = found.keys[0] >= 0
+            keys, scores = found.keys[0][real], found.scores[0][real]
+        positional = query.position is not None or query.name is not None or query.cone is not None
+        return Hits(
+            table=hits_table(
+                version.objects(keys),
+                scores=scores,
+                surveys=_surveys(version, keys, aim.view),
+                views=[aim.view] * len(keys),
+            ),
+            query=query,
+            version=version.number,
+            encoder_hash=version.encoder.hash,
+            view=aim.view,
+            seeds=aim.seeds,
+            num_searched=num_searched,
+            num_without_position=version.num_without_position if positional else None,
+        )
+
+    def nearest(
+        self,
+        keys: Int64[ndarray, " query"],
+        *,
+        view: str,
+        k: int,
+        among: Int64[ndarray, " corpus"],
+    ) -> Int64[ndarray, "query k"]:
+        """Keys of the k most similar to each object, itself included; short rows end in -1."""
+        vectors = self._version.vectors(keys, view)
+        return self._version.search(vectors, view=view, k=k, keys=among).keys
+
+    def keys_in_view(
+        self, object_ids: Sequence[str], view: str
+    ) -> tuple[Int64[ndarray, " found"], Bool[ndarray, " object"]]:
+        """Keys of those ids that this sky has in a view, and which of the ids they are."""
+        objects = self._version.objects(_corpus(self._version, view))
+        places = pc.index_in(pa.array(object_ids, pa.string()), objects["object_id"])
+        found = np.asarray(places.is_valid())
+        keys = objects["object_key"].combine_chunks().take(places.drop_null())
+        return np.asarray(keys, dtype=np.int64), found
+
+    def encoder(self) -> Encoder:
+        """The encoder that made this sky, read when first needed.
+
+        Raises:
+            EncoderMismatch: the encoder found is another one than made the vectors.
+            EncoderNotFound: it is not there any more.
+        """
+        if self._encoder is None:
+            made_by = self._version.encoder
+            encoder = encoders.load(made_by.name)
+            if (encoder.hash, encoder.head_hash) != (made_by.hash, made_by.head_hash):
+                raise EncoderMismatch(
+                    f"this sky was made with encoder {made_by.hash[:12]}, head "
+                    f"{made_by.head_hash[:12]}, but {made_by.name} is now {encoder.hash[:12]}, "
+                    f"head {encoder.head_hash[:12]}: build the sky again"
+                )
+            self._encoder = encoder
+        return self._encoder
+
+    def embed(
+        self, observations: Sequence[Observation], *, view: str | None = None
+    ) -> Float32[ndarray, "n 256"]:
+        """Unit search vectors of observations of one's own, one each.
+
+        Args:
+            observations: As a survey's reader gives them.
+            view: What to read of each; None = image where there is one, else spectrum.
+
+        Raises:
+            ValueError: an observation does not have the view.
+        """
+        encoder = self.encoder()
+        vectors = np.zeros((len(observations), encoder.search_dim), np.float32)
+        for number, observation in enumerate(observations):
+            views = encoder.views(observation)
+            own = view or next(iter(views), None)
+            if own not in views:
+                raise ValueError(
+                    f"observation {observation.object_id} has no view {own or 'at all'}: it has "
+                    f"{', '.join(views) or 'nothing that this encoder reads'}"
+                )
+            embedded = encoder.embed([observation], views=(own,))
+            vectors[number] = encoder.search_vectors(embedded.vectors, own)[0]
+        return vectors
+
+    def object(self, object_id: str) -> dict[str, CatalogueValue]:
+        """The object table's line of one object; None = unknown.
+
+        Raises:
+            UnknownObject: the id is not in this sky.
+        """
+        line = self._version.objects(self._version.keys_of([object_id])).to_pylist()[0]
+        return {
+            name: ",".join(value) if isinstance(value, list) else value
+            for name, value in line.items()
+            if name != "object_key" and not name.startswith("_")
+        }
+
+    def observations(self, object_id: str, *, view: str | None = None) -> list[Observation]:
+        """Read again what the surveys saw of an object, for cutouts and spectra.
+
+        Args:
+            object_id: An object of this sky.
+            view: Only what this view was made from: "image" or "spectrum"; None = everything.
+
+        Raises:
+            UnknownObject: the id is not in this sky.
+            SourceGone: a file is not there any more, or does not hold the object any more.
+        """
+        rows = self._version.rows(self._version.keys_of([object_id]))
+        columns = (rows[name].to_pylist() for name in ("survey", "source", "source_part", "view"))
+        places = dict.fromkeys(  # an observation with two views has two rows
+            (survey, source, part)
+            for survey, source, part, made in zip(*columns, strict=True)
+            if made != "joint" and view in (None, made)
+        )
+        observations = []
+        for survey, source, part in places:
+            try:
+                observations.append(reader(survey).read_one(Path(source), part))
+            except (OSError, ValueError) as error:
+                raise SourceGone(
+                    f"object {object_id} cannot be read again from {source}"
+                    f"{f' ({part})' if part else ''}: {error}"
+                ) from error
+        return observations
+
+    def random_bright(self, seed: int | None = None) -> str:
+        """Id of an object drawn from the brightest tenth in r, or of any object without magnitudes.
+
+        Args:
+            seed: The same seed draws the same object; None draws anew.
+        """
+        rng = np.random.default_rng(seed)
+        objects = self._version.objects(_corpus(self._version, self.views[0]))
+        ids = objects["object_id"]
+        if "mag_r" in objects.column_names:
+            bright_first = pc.sort_indices(objects["mag_r"], null_placement="at_end")
+            num_known = len(objects) - objects["mag_r"].null_count
+            if num_known:
+                ids = ids.take(bright_first[: max(1, round(_BRIGHT_SHARE * num_known))])
+        return str(ids[int(rng.integers(len(ids)))].as_py())
+
+
+def _corpus(version: Version, view: str) -> Int64[ndarray, " key"]:
+    """Keys, ascending, of all objects that can be found in a view."""
+    keys = version.table["object_key"].to_numpy()
+    return keys if view == "any" else keys[version.has_view(keys, view)]
+
+
+def _allowed(version: Version, query: Query) -> Int64[ndarray, " key"] | None:
+    """Keys that predicate and cone leave; None where neither was given."""
+    allowed = None
+    if query.where is not None:
+        allowed = version.where(query.where)
+    if query.cone is not None:
+        ra_deg, dec_deg, radius_deg = query.cone
+        inside, _ = version.in_cone(ra_deg, dec_deg, radius_deg * 3600)
+        if not len(inside) and not in_footprint(version, ra_deg, dec_deg):
+            raise OutsideFootprint(
+                f"no object within {angle_text(radius_deg * 3600)} of {ra_deg:.6f} "
+                f"{dec_deg:+.6f}, which is outside the footprint of this sky "
+                f"({footprint_text(version)}); {without_position(version)}"
+            )
+        allowed = np.sort(inside) if allowed is None else np.intersect1d(allowed, inside)
+    return allowed
+
+
+def _surveys(version: Version, keys: Int64[ndarray, " hit"], view: str) -> list[str]:
+    """Whose observations of each object were compared, joined by commas."""
+    rows = version.rows(keys)
+    seen: dict[int, dict[str, None]] = {int(key): {} for key in keys}
+    columns = (rows[name].to_pylist() for name in ("object_key", "survey", "view"))
+    for key, survey, own in zip(*columns, strict=True):
+        if own == view or (view == "any" and own != "joint"):
+            seen[key][survey] = None
+    return [",".join(seen[int(key)]) for key in keys]

@@ -4,6 +4,7 @@ Conventions, stated here once:
 
 * Sky positions are ICRS degrees, ra_deg in [0, 360), dec_deg in [-90, 90]; None = unknown.
 * mask is True where a pixel is BAD. A bad pixel has ivar 0.
+* Image rows run from south to north and columns from east to west (FITS with north up).
 * Image flux is in nanomaggies per pixel (AB zero point 22.5), ivar in 1 / nanomaggies^2.
 * Spectrum flux is in 1e-17 erg / s / cm^2 / Angstrom, wavelength in Angstrom, vacuum, ascending.
 * Missing is None or an absent key, never NaN. NaN never leaves a reader.

@@ -133,7 +133,7 @@ def _observation(
     rgb = drawn.rgb
     scale_arcsec = look.pixel_arcsec_by_width.get(drawn.width)
     if scale_arcsec is None:
-        scale_arcsec = PIXEL_SCALE_ARCSEC * min(drawn.height, drawn.width) / (2 * IMAGE_SIZE)
+        scale_arcsec = PIXEL_SCALE_ARCSEC * 2 * IMAGE_SIZE / min(drawn.height, drawn.width)
         notes.append("pixel scale unknown: the central half is shown")
         if min(drawn.height, drawn.width) < IMAGE_SIZE:  # enlarging the half would show blocks
             scale_arcsec = PIXEL_SCALE_ARCSEC

@@ -91,19 +91,11 @@ def load(folder: Path) -> Artifact:
     transformer = Transformer(config)
     _load_weights(transformer, folder, digest, config)
     codecs = {}
-    for key, domain in config.domains_in.items():
+    for key in config.domains_in:
         name = STREAM[key].codec
         if name not in codecs:
             codecs[name] = load_codec(folder, name, key=key, digest=digest)
-        if (codecs[name].num_codes, codecs[name].num_tokens) != (
-            domain.vocabulary,
-            domain.num_tokens,
-        ):
-            raise ValueError(
-                f"{folder / CONFIG}: {key} has {domain.vocabulary} codes and {domain.num_tokens} "
-                f"tokens, but the codec in {folder / 'codecs' / name} has "
-                f"{codecs[name].num_codes} and {codecs[name].num_tokens}"
-            )
+    check_vocabularies(config, codecs, where=folder)
     head, head_hash = None, ""
     if (folder / "head").is_dir():
         head_digest = hashlib.sha256()
@@ -147,6 +139,19 @@ def load_codec(folder: Path, name: str, *, key: str, digest: hashlib._Hash | Non
 def load_codecs(folder: Path, keys: tuple[str, ...]) -> dict[str, Codec]:
     """Read the tokenizers of some streams, by codec name; ValueError as `load`."""
     return {STREAM[key].codec: load_codec(folder, STREAM[key].codec, key=key) for key in keys}
+
+
+def check_vocabularies(
+    config: TransformerConfig, codecs: Mapping[str, Codec], *, where: Path
+) -> None:
+    """Raise ValueError unless every stream has the codes and the tokens that its codec makes."""
+    for key, domain in config.domains_in.items():
+        codec = codecs[STREAM[key].codec]
+        if (codec.num_codes, codec.num_tokens) != (domain.vocabulary, domain.num_tokens):
+            raise ValueError(
+                f"{where}: {key} has {domain.vocabulary} codes and {domain.num_tokens} tokens in "
+                f"the transformer, {codec.num_codes} and {codec.num_tokens} in its codec"
+            )
 
 
 def load_head(folder: Path, *, digest: hashlib._Hash | None = None) -> SearchHead:

@@ -150,7 +150,7 @@ def fit(
     data: Mapping[str, ViewVectors],
     config: HeadFitConfig,
     *,
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Callable[[float, int, float], None] | None = None,
 ) -> tuple[SearchHead, HeadReport]:
     """Train a head on encoder vectors of disturbed copies.
 
@@ -158,7 +158,7 @@ def fit(
         data: Vectors of each view. An object pairs with itself within a view where it comes twice,
             and across any two views that it has.
         config: How long and how fast.
-        progress: Called with (step, steps, loss).
+        progress: Called after each step with (share of the run done, step, loss).
 
     Returns:
         The head in evaluation mode, and what it reached on its last 50 batches.
@@ -204,7 +204,7 @@ def fit(
         hit = (logits.argmax(dim=1) == truth).float().mean()
         recent = [*recent[-49:], (loss.item(), hit.item())]
         if progress is not None:
-            progress(step, config.steps, loss.item())
+            progress(done, step, loss.item())
         if done >= 1:
             break
     mean_loss, mean_hit = np.mean(recent, axis=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,63 +127,43 @@ class TokenShard:
             raise ValueError(f"{file}: not a token shard ({error})") from error
 
 
-def collect(
-    observations: Iterable[Observation],
+def pack(
+    observations: Sequence[Observation],
+    objects: Sequence[int],
     codecs: Mapping[str, Codec],
     domains: Mapping[str, Domain],
-    *,
-    copies: Callable[[Observation], Sequence[Observation]],
-    progress: Callable[[int], None] | None = None,
-    chunk: int = 64,
 ) -> TokenShard:
-    """Tokenize a stream of observations, each in the copies that `copies` makes of it.
+    """Tokenize observations into a shard.
 
     Args:
-        observations: Any number, read once, a chunk at a time.
+        observations: One a row; several may be copies of one object.
+        objects: Number of the object of each observation.
         codecs: Tokenizers by codec name.
         domains: Streams of the model, for their lengths.
-        copies: What to tokenize of one observation, e.g. itself and its mirror image.
-        progress: Called with the number of observations done.
-        chunk: Observations held in memory at once.
+    """
+    made = tokenize(observations, codecs, tuple(domains))
+    tokens, present = {}, {}
+    for key, domain in domains.items():
+        codes = np.zeros((len(observations), domain.num_tokens), dtype=np.uint16)
+        there = np.zeros(len(observations), dtype=bool)
+        for row, values in made.get(key, {}).items():
+            codes[row] = values.numpy()
+            there[row] = True
+        tokens[key], present[key] = codes, there
+    return TokenShard(tokens=tokens, present=present, objects=np.array(objects, dtype=np.int64))
+
+
+def concatenate(shards: Sequence[TokenShard]) -> TokenShard:
+    """One shard of many; their object numbers must already be distinct.
 
     Raises:
-        ValueError: there is no observation.
+        ValueError: there is no shard.
     """
-    keys = tuple(domains)
-    parts: dict[str, list[ndarray]] = {key: [] for key in keys}
-    flags: dict[str, list[ndarray]] = {key: [] for key in keys}
-    objects: list[int] = []
-    waiting: list[Observation] = []
-    number = 0
-
-    def flush() -> None:
-        made = tokenize(waiting, codecs, keys)
-        for key in keys:
-            codes = np.zeros((len(waiting), domains[key].num_tokens), dtype=np.uint16)
-            there = np.zeros(len(waiting), dtype=bool)
-            for row, values in made.get(key, {}).items():
-                codes[row] = values.numpy()
-                there[row] = True
-            parts[key].append(codes)
-            flags[key].append(there)
-        waiting.clear()
-
-    for number, observation in enumerate(observations, start=1):
-        several = copies(observation)
-        waiting.extend(several)
-        objects.extend([number - 1] * len(several))
-        if len(waiting) >= chunk:
-            flush()
-            if progress is not None:
-                progress(number)
-    if not objects:
-        raise ValueError("there is no observation to tokenize")
-    if waiting:
-        flush()
-    if progress is not None:
-        progress(number)
+    if not shards:
+        raise ValueError("there is nothing to tokenize")
+    keys = tuple(shards[0].tokens)
     return TokenShard(
-        tokens={key: np.concatenate(part) for key, part in parts.items()},
-        present={key: np.concatenate(part) for key, part in flags.items()},
-        objects=np.array(objects, dtype=np.int64),
+        tokens={key: np.concatenate([shard.tokens[key] for shard in shards]) for key in keys},
+        present={key: np.concatenate([shard.present[key] for shard in shards]) for key in keys},
+        objects=np.concatenate([shard.objects for shard in shards]),
     )

@@ -1,0 +1,589 @@
+"""Files to a published version: read, embed, sort out, index, publish.
+
+A build adds and updates, never deletes. It can be killed at any instant: the published version
+stays whole, and the next build goes on from what the store has. A build that finds nothing new
+publishes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Int64
+from numpy import ndarray
+
+from index import disk
+from index.changes import Changes, by_view, find_changes
+from index.embedding import (
+    InputFile,
+    Job,
+    Progress,
+    Reading,
+    embed_files,
+    embed_joints,
+)
+from index.errors import DiskFull, EncoderMismatch, NotASky
+from index.footprint import footprint, write_footprint
+from index.inputs import Input, read_inputs, write_inputs
+from index.joints import find_joints
+from index.manifest import (
+    FORMAT,
+    EncoderReference,
+    FileRecord,
+    Manifest,
+    SegmentRecord,
+    SkyHead,
+    git_revision,
+    read_head,
+    read_manifest,
+    record,
+    write_head,
+)
+from index.objects import CATALOGUE, OBJECT_FIELDS, merge_rows
+from index.partitions import Partition, write_partitions
+from index.segment import BLOCK_ROWS, write_segment
+from index.store import Store
+from index.versions import Version, numbers, open_version, publish
+from training import encoder as encoders
+from training.encoder import Encoder
+from training.observations import Skipped
+from training.surveys import reader
+
+SMALL_SEGMENT_ROWS = 50_000
+MAX_SMALL_SEGMENTS = 16  # of a view; when there are more they are written as one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildReport:
+    """What a build did. Counts of objects and rows are those of the whole version."""
+
+    version: int
+    num_objects: int
+    num_rows: int  # a row is one view of one observation
+    num_embedded: int  # observations that went through the encoder
+    num_joint: int  # objects whose joint view was made from several surveys
+    skipped: tuple[Skipped, ...]
+    seconds: float
+    published: bool  # False: nothing had changed, the version is the one there was
+
+
+def build(
+    sky: Path,
+    sources: Sequence[Path],
+    *,
+    survey: str,
+    encoder: str | Path | None = None,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Read files of a survey and publish a version of the sky with what is in them.
+
+    Args:
+        sky: Folder of the sky; made when it is not there.
+        sources: Files, or folders read recursively.
+        survey: Name of a reader (training.surveys).
+        encoder: Shipped name or path of an artefact; None: the sky's own, "nano" for a new sky.
+        num_workers: Processes; None: one a core, none for a few files; 0: work in this process.
+        progress: Called with stage, done, total.
+
+    Raises:
+        ValueError: an unknown survey, a source that is missing or holds no file of it, or no usable
+            object in any file; nothing is published.
+        NotASky: the folder holds something else.
+        EncoderMismatch: the sky was made with another encoder.
+        SkyBusy: another build runs.
+        DiskFull: nothing more can be written; the published version stays whole.
+    """
+    started = time.monotonic()
+    sky = Path(os.path.abspath(sky))
+    if not sources:
+        raise ValueError("expected at least one file or folder to read")
+    files = _list_files(sources, survey)
+    head = _head_of(sky)
+    name = _encoder_name(encoder, head)
+    loaded = encoders.load(name)
+    reference = _reference(name, loaded, sky, head)
+    with _explained(sky):
+        sky.mkdir(parents=True, exist_ok=True)
+        with disk.only_writer(sky):
+            disk.remove_leftovers(sky)
+            if head is None:
+                write_head(sky, SkyHead(format=FORMAT, encoder=reference))
+            run = _Build(sky, survey, reference, loaded, num_workers, progress)
+            report = run.run(files)
+            if head is not None and head.encoder != reference:
+                write_head(sky, SkyHead(format=FORMAT, encoder=reference))
+    return replace(report, seconds=time.monotonic() - started)
+
+
+def _list_files(sources: Sequence[Path], survey: str) -> list[str]:
+    chosen = reader(survey)
+    files = [
+        os.path.abspath(file)
+        for source in sources
+        for file in chosen.list_files(Path(os.path.abspath(source)))
+    ]
+    return list(dict.fromkeys(files))
+
+
+def _head_of(sky: Path) -> SkyHead | None:
+    """What sky.json says; None for a folder that is not there or empty."""
+    if not sky.exists():
+        return None
+    if sky.is_dir():
+        ours = ("build.lock",)  # all that a build killed at its very start leaves
+        there = [each for each in os.listdir(sky) if each not in ours]
+        if not [each for each in there if not each.startswith(disk.TEMPORARY)]:
+            return None
+    if not sky.is_dir() or not (sky / "sky.json").is_file():
+        raise NotASky(
+            f"expected a new or empty folder or a sky, but {sky} holds something else: "
+            "name another folder"
+        )
+    return read_head(sky)
+
+
+def _encoder_name(encoder: str | Path | None, head: SkyHead | None) -> str:
+    if encoder is None:
+        return "nano" if head is None else head.encoder.name
+    if isinstance(encoder, str) and (encoders.SHIPPED / encoder).is_dir():
+        return encoder
+    return os.path.abspath(encoder) if os.path.exists(encoder) else str(encoder)
+
+
+def _reference(name: str, loaded: Encoder, sky: Path, head: SkyHead | None) -> EncoderReference:
+    if not loaded.head_hash:
+        raise ValueError(f"encoder {name!r} has no search head (folder head/): train one first")
+    if head is not None and head.encoder.hash != loaded.hash:
+        raise EncoderMismatch(
+            f"{sky} was made with the encoder {head.encoder.name!r} ({head.encoder.hash[:12]}), "
+            f"not with {name!r} ({loaded.hash[:12]}), and vectors of two encoders do not compare: "
+            "build a new sky"
+        )
+    return EncoderReference(
+        name=name,
+        hash=loaded.hash,
+        head_hash=loaded.head_hash,
+        dim=loaded.dim,
+        search_dim=loaded.search_dim,
+        precision=loaded.precision,
+    )
+
+
+@contextmanager
+def _explained(sky: Path) -> Iterator[None]:
+    """Say, when the disk is full, what is safe and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in disk.FULL:
+            raise
+        raise DiskFull(f"{error}. {_SAFE}") from error
+    except DiskFull as error:
+        raise DiskFull(f"{error}. {_SAFE}") from error
+
+
+_SAFE = (
+    "What was published stays whole. Make room and run the same build again: it goes on where it "
+    "stopped"
+)
+
+
+@dataclass(slots=True)
+class _Build:
+    """One build, while the folder is locked."""
+
+    sky: Path
+    survey: str
+    encoder: EncoderReference
+    loaded: Encoder
+    num_workers: int | None
+    progress: Progress | None
+
+    def run(self, files: Sequence[str]) -> BuildReport:
+        base = open_version(self.sky) if (self.sky / "CURRENT").exists() else None
+        store = Store(self.sky / "store", encoder_hash=self.encoder.hash)
+        job = Job(
+            encoder=self.encoder.name,
+            store=self.sky / "store",
+            encoder_hash=self.encoder.hash,
+        )
+        inputs = {} if base is None else read_inputs(self.sky / base.manifest.inputs)
+        same, to_read = self._sort_files(files, inputs)
+        reading = embed_files(
+            to_read,
+            survey=self.survey,
+            job=job,
+            store=store,
+            num_workers=self.num_workers,
+            progress=self.progress,
+        )
+        changes = find_changes(
+            reading.rows, survey=self.survey, base=base, next_key=self._next_key()
+        )
+        if base is None and changes.rows is None:
+            raise ValueError(_nothing_usable(files, reading))
+        new_inputs, skipped = self._account(inputs, same, reading, changes)
+        new, gone, num_joint = self._add_joints(base, changes, store, job, skipped)
+        unchanged = not new and not gone.any() and new_inputs == inputs
+        if base is not None and unchanged and base.encoder == self.encoder:
+            number, manifest = base.number, base.manifest
+        else:
+            writer = _Writer(self.sky, self.encoder, self.loaded, store, base, self.progress)
+            manifest = writer.write(new, gone, changes, new_inputs)
+            number = manifest.number
+            publish(self.sky, number)
+        return BuildReport(
+            version=number,
+            num_objects=manifest.num_objects,
+            num_rows=manifest.num_rows,
+            num_embedded=reading.num_embedded,
+            num_joint=num_joint,
+            skipped=tuple(skipped),
+            seconds=0.0,
+            published=base is None or number != base.number,
+        )
+
+    def _sort_files(
+        self, files: Sequence[str], inputs: dict[tuple[str, str], Input]
+    ) -> tuple[list[Input], list[InputFile]]:
+        """Files that need not be read, and those to read."""
+        same, to_read = [], []
+        for number, path in enumerate(files):
+            known = inputs.get((self.survey, path))
+            if known is not None and known.unchanged():
+                same.append(known)
+            else:
+                to_read.append(InputFile(number, path, None if known is None else known.sha256))
+        return same, to_read
+
+    def _next_key(self) -> int:
+        """Above every key that any version gave, also one that was rolled back."""
+        given = [read_manifest(self.sky, each).next_object_key for each in numbers(self.sky)]
+        return max(given, default=0)
+
+    def _account(
+        self,
+        inputs: dict[tuple[str, str], Input],
+        same: Sequence[Input],
+        reading: Reading,
+        changes: Changes,
+    ) -> tuple[dict[tuple[str, str], Input], list[Skipped]]:
+        """The new input manifest, and what was left out, in path order."""
+        new = dict(inputs)
+        left_out: list[Skipped] = [each for known in same for each in known.left_out()]
+        again: dict[int, list[Skipped]] = {}
+        for number, skipped in changes.skipped:
+            again.setdefault(number, []).append(skipped)
+        for file in reading.files:
+            key = (self.survey, file.path)
+            if file.unchanged:
+                known = replace(inputs[key], num_bytes=file.num_bytes, modified_ns=file.modified_ns)
+                new[key] = known
+                left_out.extend(known.left_out())
+                continue
+            missed = (*file.skipped, *again.get(file.number, ()))
+            left_out.extend(missed)
+            new.pop(key, None)
+            if changes.num_rows.get(file.number):
+                new[key] = Input(
+                    path=file.path,
+                    survey=self.survey,
+                    num_bytes=file.num_bytes,
+                    modified_ns=file.modified_ns,
+                    sha256=file.sha256,
+                    num_rows=changes.num_rows[file.number],
+                    skipped=tuple(each.reason for each in missed),
+                )
+        return new, sorted(left_out, key=lambda each: each.file)
+
+    def _add_joints(
+        self,
+        base: Version | None,
+        changes: Changes,
+        store: Store,
+        job: Job,
+        skipped: list[Skipped],
+    ) -> tuple[dict[str, pa.Table], Bool[ndarray, " row"], int]:
+        """New rows by view, joint views of several surveys among them, and which old rows go.
+
+        Appends what could not be made to `skipped`.
+        """
+        new = by_view(changes.rows)
+        num_old = 0 if base is None else base.all_rows.num_rows
+        gone = np.zeros(num_old, bool)
+        gone[changes.replaced] = True
+        there = [_labelled(table, view) for view, table in new.items()]
+        if base is not None:
+            there.insert(0, base.all_rows.filter(pa.array(~gone)))
+        if not there:
+            return new, gone, 0
+        ids = _object_ids(base, changes)
+        names = dict(zip(ids["object_key"].to_pylist(), ids["object_id"].to_pylist(), strict=True))
+        joints = find_joints(pa.concat_tables(there, promote_options="permissive"), names)
+        wanted = {key: joint.task.fingerprint for key, joint in joints.items()}
+        have: set[int] = set()
+        if base is not None:
+            old = base.all_rows.select(["object_key", "view", "source", "fingerprint"])
+            for line in np.flatnonzero(
+                pc.equal(old["view"], "joint").to_numpy(zero_copy_only=False) & ~gone
+            ):
+                row = {name: old[name][int(line)].as_py() for name in old.column_names}
+                key = row["object_key"]
+                if key in wanted and row["fingerprint"] == wanted[key]:
+                    have.add(key)
+                elif key in wanted or not row["source"]:
+                    gone[line] = True
+        if "joint" in new:
+            of_one = pc.is_in(new["joint"]["object_key"], pa.array(list(wanted), pa.int64()))
+            new["joint"] = new["joint"].filter(pc.invert(of_one))
+        missing = [joint for key, joint in joints.items() if key not in have]
+        stored = store.has("joint", [joint.task.fingerprint for joint in missing])
+        to_embed = [
+            joint.task for joint, is_stored in zip(missing, stored, strict=True) if not is_stored
+        ]
+        if to_embed:
+            skipped += embed_joints(
+                to_embed,
+                job=job,
+                store=store,
+                num_workers=self.num_workers,
+                progress=self.progress,
+            )
+        stored = store.has("joint", [joint.task.fingerprint for joint in missing])
+        made = [joint for joint, is_stored in zip(missing, stored, strict=True) if is_stored]
+        if made:
+            schema = next(iter(new.values())).schema if new else _plain(base).schema
+            table = pa.Table.from_pylist([joint.row() for joint in made], schema)
+            tables = [new["joint"], table] if "joint" in new else [table]
+            new["joint"] = pa.concat_tables(tables, promote_options="permissive")
+        return {view: table for view, table in new.items() if table.num_rows}, gone, len(made)
+
+
+def _plain(base: Version | None) -> pa.Table:
+    assert base is not None
+    return base.all_rows.drop_columns(["view"])
+
+
+def _labelled(table: pa.Table, view: str) -> pa.Table:
+    return table.add_column(1, "view", pa.array([view] * table.num_rows, pa.string()))
+
+
+def _object_ids(base: Version | None, changes: Changes) -> pa.Table:
+    """object_key, object_id of every object, old and new."""
+    new = pa.table(
+        {
+            "object_key": pa.array(list(changes.new_ids), pa.int64()),
+            "object_id": pa.array(list(changes.new_ids.values()), pa.string()),
+        }
+    )
+    return new if base is None else pa.concat_tables([base.table.select(new.column_names), new])
+
+
+def _nothing_usable(files: Sequence[str], reading: Reading) -> str:
+    reasons = [skipped for file in reading.files for skipped in file.skipped]
+    shown = "; ".join(f"{each.file}: {each.reason}" for each in reasons[:3])
+    more = f"; and {len(reasons) - 3:,} more" if len(reasons) > 3 else ""
+    return f"no usable object in {len(files):,} files: {shown or 'they hold none'}{more}"
+
+
+@dataclass(slots=True)
+class _Writer:
+    """Writes the files of a new version."""
+
+    sky: Path
+    encoder: EncoderReference
+    loaded: Encoder
+    store: Store
+    base: Version | None
+    progress: Progress | None
+
+    def write(
+        self,
+        new: dict[str, pa.Table],
+        gone: Bool[ndarray, " row"],
+        changes: Changes,
+        inputs: dict[tuple[str, str], Input],
+    ) -> Manifest:
+        """Write everything but CURRENT; gives the manifest."""
+        number = max(numbers(self.sky), default=0) + 1
+        remade = self._to_remake()
+        kept = self._kept_rows(gone)
+        segments = []
+        views = sorted({*new, *(view for view, _ in remade)})
+        for done, view in enumerate(views):
+            if self.progress:
+                self.progress("segments", done, len(views))
+            again = [i for of_view, i in remade if of_view == view]
+            segments.append(self._segment(view, kept, again, new.get(view)))
+        partitions, objects = self._objects(new, gone, changes)
+        final = self.sky / "versions" / str(number)
+        with disk.new_folder(final.parent) as temporary:
+            old = self._old_segments(gone, {i for _, i in remade}, temporary, final)
+            files = [record(self.sky, self.sky / each.file) for each in partitions]
+            write_inputs(temporary / "inputs.parquet", inputs.values())
+            files.append(_placed(self.sky, temporary, final, "inputs.parquet"))
+            known = objects["ra_deg"].is_valid()
+            somewhere = objects.filter(known)
+            moc = None
+            if somewhere.num_rows:
+                covered = footprint(somewhere["ra_deg"].to_numpy(), somewhere["dec_deg"].to_numpy())
+                write_footprint(temporary / "moc.fits", covered)
+                files.append(_placed(self.sky, temporary, final, "moc.fits"))
+                moc = files[-1].file
+            written = [each for each in segments if each is not None]
+            manifest = Manifest(
+                number=number,
+                built_at_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+                software=f"skykin {version_of('skykin')}",
+                git_revision=git_revision(),
+                encoder=self.encoder,
+                segments=(*old, *written),
+                partitions=partitions,
+                files=tuple(files),
+                inputs=f"versions/{number}/inputs.parquet",
+                moc=moc,
+                num_objects=objects.num_rows,
+                num_rows=sum(each.num_rows - each.num_deleted for each in (*old, *written)),
+                num_without_position=objects.num_rows - somewhere.num_rows,
+                next_object_key=changes.next_key,
+            )
+            disk.write_json(temporary / "manifest.json", manifest.model_dump(mode="json"))
+            disk.seal(temporary, final)
+        return manifest
+
+    def _to_remake(self) -> list[tuple[str, int]]:
+        """View and index of old segments to write again, together, from the store.
+
+        All of them when the search head has changed; the small ones of a view with many.
+        """
+        if self.base is None:
+            return []
+        old = [(live.segment.view, i) for i, live in enumerate(self.base.segments)]
+        if self.base.encoder.head_hash != self.encoder.head_hash:
+            return old
+        small: dict[str, list[int]] = {}
+        for view, i in old:
+            if self.base.segments[i].segment.num_rows < SMALL_SEGMENT_ROWS:
+                small.setdefault(view, []).append(i)
+        return [
+            (view, i)
+            for view, some in small.items()
+            if len(some) >= MAX_SMALL_SEGMENTS
+            for i in some
+        ]
+
+    def _kept_rows(self, gone: Bool[ndarray, " row"]) -> dict[int, pa.Table]:
+        """Rows that stay, by old segment."""
+        if self.base is None:
+            return {}
+        of_segment, _ = self.base.row_places
+        return {
+            i: self.base.all_rows.filter(pa.array((of_segment == i) & ~gone)).drop_columns(["view"])
+            for i in range(len(self.base.segments))
+        }
+
+    def _segment(
+        self, view: str, kept: dict[int, pa.Table], again: Sequence[int], new: pa.Table | None
+    ) -> SegmentRecord | None:
+        tables = [kept[i] for i in again] + ([] if new is None else [new])
+        rows = pa.concat_tables(tables, promote_options="permissive")
+        if not rows.num_rows:
+            return None
+        order = np.argsort(rows["object_key"].to_numpy(), kind="stable")
+        rows = rows.take(pa.array(order)).combine_chunks()
+        name = write_segment(
+            self.sky / "segments",
+            view=view,
+            keys=rows["object_key"].to_numpy(),
+            rows=rows.drop_columns(["object_key"]),
+            blocks=self._search_vectors(view, rows["fingerprint"]),
+            dim=self.encoder.search_dim,
+            encoder_hash=self.encoder.hash,
+            head_hash=self.encoder.head_hash,
+        )
+        return SegmentRecord(
+            name=name,
+            view=view,
+            num_rows=rows.num_rows,
+            head=record(self.sky, self.sky / "segments" / name / "segment.json"),
+        )
+
+    def _search_vectors(self, view: str, fingerprints: pa.ChunkedArray) -> Iterator[ndarray]:
+        for start in range(0, len(fingerprints), BLOCK_ROWS):
+            some = fingerprints.slice(start, BLOCK_ROWS).to_pylist()
+            stored = self.store.vectors(view, some).astype(np.float32)
+            yield self.loaded.search_vectors(stored, view).astype(np.float16)
+
+    def _old_segments(
+        self, gone: Bool[ndarray, " row"], remade: set[int], temporary: Path, final: Path
+    ) -> list[SegmentRecord]:
+        """Segments of the version before that go on, with the bits of their deleted rows."""
+        if self.base is None:
+            return []
+        of_segment, row = self.base.row_places
+        records = []
+        for i, old in enumerate(self.base.manifest.segments):
+            live = self.base.segments[i]
+            deleted = np.zeros(old.num_rows, bool) if live.alive is None else ~live.alive
+            deleted[row[gone & (of_segment == i)]] = True
+            if i in remade or deleted.all():
+                continue
+            file: FileRecord | None = None
+            if deleted.any():
+                (temporary / "deleted").mkdir(exist_ok=True)
+                disk.write_array(temporary / "deleted" / f"{old.name}.npy", np.packbits(deleted))
+                file = _placed(self.sky, temporary, final, f"deleted/{old.name}.npy")
+            records.append(
+                old.model_copy(update={"deleted": file, "num_deleted": int(deleted.sum())})
+            )
+        return records
+
+    def _objects(
+        self, new: dict[str, pa.Table], gone: Bool[ndarray, " row"], changes: Changes
+    ) -> tuple[tuple[Partition, ...], pa.Table]:
+        """Partitions of the new object table, and the table."""
+        tables = [_labelled(table, view) for view, table in new.items()]
+        touched = _keys(tables)
+        if self.base is not None:
+            rows = self.base.all_rows
+            keys = rows["object_key"].to_numpy()
+            touched = np.union1d(touched, keys[gone])
+            tables.insert(0, rows.filter(pa.array(~gone & np.isin(keys, touched))))
+        objects = (
+            merge_rows(
+                pa.concat_tables(tables, promote_options="permissive"),
+                _object_ids(self.base, changes),
+            )
+            if len(touched)
+            else pa.schema(OBJECT_FIELDS | CATALOGUE).empty_table()
+        )
+        if self.base is not None:
+            before = self.base.table
+            stays = ~np.isin(before["object_key"].to_numpy(), touched)
+            objects = pa.concat_tables(
+                [before.filter(pa.array(stays)), objects], promote_options="permissive"
+            )
+        old = () if self.base is None else self.base.manifest.partitions
+        partitions = write_partitions(self.sky, objects, before=old, touched=touched)
+        return partitions, objects
+
+
+def _keys(tables: Sequence[pa.Table]) -> Int64[ndarray, " n"]:
+    if not tables:
+        return np.empty(0, np.int64)
+    return np.unique(np.concatenate([table["object_key"].to_numpy() for table in tables]))
+
+
+def _placed(sky: Path, temporary: Path, final: Path, name: str) -> FileRecord:
+    return record(sky, temporary / name, place=final / name)

@@ -1,0 +1,175 @@
+"""What newly read rows mean for a version: new, changed, known, or read twice.
+
+A row is the same row when survey, release and source_id are. The same row with the same content
+changes nothing; with other content, or from a file that took the place of one that is gone, it
+replaces the old one. The same row from a second file is left out: what is there first, or first in
+path order, stays. Which rows are one object is told in objects.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Int64
+from numpy import ndarray
+
+from index.version import Version
+from training.observations import Skipped
+
+_KNOWN = ("survey", "release", "source_id", "object_id", "source", "source_part", "fingerprint")
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a build does to rows and objects."""
+
+    rows: pa.Table | None  # accepted, with object_key and views, in the order they came
+    replaced: Int64[ndarray, " n"]  # lines of Version.all_rows that go
+    new_ids: dict[int, str]  # object_key -> object_id of objects that are new
+    next_key: int
+    skipped: list[tuple[int, Skipped]] = field(default_factory=list)  # with the number of the file
+    num_rows: dict[int, int] = field(default_factory=dict)  # by file: rows that the sky has of it
+
+
+@dataclass(slots=True)
+class _Old:
+    """A row that the version has, one line a view."""
+
+    lines: list[int]
+    object_key: int
+    row: dict[str, Any]
+
+
+def find_changes(
+    read: pa.Table | None, *, survey: str, base: Version | None, next_key: int
+) -> Changes:
+    """Sort out what was read (columns of objects.as_rows) against the version before."""
+    changes = Changes(None, np.empty(0, np.int64), {}, next_key)
+    if read is None:
+        return changes
+    read = read.take(pc.sort_indices(read["file"]))  # stable: the order within a file stays
+    rows = read.select(["file", *_KNOWN]).to_pylist()
+    old = _old_rows(rows, survey=survey, base=base)
+    names = _Names(rows, survey=survey, base=base)
+    read_from = {(row["release"], row["source_id"], row["source"]) for row in rows}
+    read_again = {row["source"] for row in rows}
+    first: dict[tuple[str, str], str] = {}
+    accepted, keys, replaced = [], [], []
+    for i, row in enumerate(rows):
+        identity = (row["release"], row["source_id"])
+        if identity in first:
+            _leave_out(changes, row, first[identity])
+            continue
+        before = old.get(identity)
+        if before is not None and before.row["source"] != row["source"]:
+            there = before.row["source"]
+            moved = there in read_again and (*identity, there) not in read_from
+            if os.path.exists(there) and not moved:
+                _leave_out(changes, row, there)
+                continue
+        first[identity] = row["source"]
+        changes.num_rows[row["file"]] = changes.num_rows.get(row["file"], 0) + 1
+        if before is not None:
+            if all(before.row[name] == row[name] for name in _KNOWN):
+                continue
+            replaced.extend(before.lines)
+        same_name = before is not None and before.row["object_id"] == row["object_id"]
+        name = names.of(row)
+        key = before.object_key if before is not None and same_name else names.keys.get(name)
+        if key is None:
+            key = changes.next_key
+            changes.next_key += 1
+            changes.new_ids[key] = name
+            names.keys[name] = key
+        accepted.append(i)
+        keys.append(key)
+    changes.replaced = np.array(sorted(replaced), np.int64)
+    if accepted:
+        table = read.take(pa.array(accepted)).drop_columns(["file"])
+        changes.rows = table.add_column(0, "object_key", pa.array(keys, pa.int64()))
+    return changes
+
+
+def _leave_out(changes: Changes, row: dict[str, Any], there: str) -> None:
+    part = f" (part {row['source_part']})" if row["source_part"] else ""
+    reason = f"object id {row['source_id']!r}{part} was already read from {there}"
+    changes.skipped.append((row["file"], Skipped(row["source"], reason)))
+
+
+def _old_rows(
+    rows: Sequence[dict[str, Any]], *, survey: str, base: Version | None
+) -> dict[tuple[str, str], _Old]:
+    """Rows of the version that have the identity of one of these, by (release, source_id)."""
+    if base is None:
+        return {}
+    known = base.all_rows
+    mine = pc.and_(
+        pc.and_(pc.equal(known["survey"], survey), pc.not_equal(known["source"], "")),
+        pc.is_in(known["source_id"], pa.array([row["source_id"] for row in rows])),
+    )
+    lines = np.flatnonzero(mine.to_numpy(zero_copy_only=False))
+    old: dict[tuple[str, str], _Old] = {}
+    for line, row in zip(
+        lines, known.select(["object_key", *_KNOWN]).take(pa.array(lines)).to_pylist(), strict=True
+    ):
+        found = old.setdefault((row["release"], row["source_id"]), _Old([], row["object_key"], row))
+        found.lines.append(int(line))
+    return old
+
+
+class _Names:
+    """Object ids of rows, and the keys of those that the version has."""
+
+    def __init__(
+        self, rows: Sequence[dict[str, Any]], *, survey: str, base: Version | None
+    ) -> None:
+        self.survey = survey
+        self.keys: dict[str, int] = {}  # object_id -> object_key
+        self.taken: set[str] = set()  # ids that another survey uses for its own rows
+        self.own: dict[str, str] = {}  # source_id -> object_id that this survey's rows have already
+        if base is None:
+            return
+        source_ids = list(dict.fromkeys(row["source_id"] for row in rows))
+        candidates = [row["object_id"] for row in rows]
+        candidates += [f"{survey}:{source_id}" for source_id in source_ids]
+        self.keys = base.known_keys(list(dict.fromkeys(candidates)))
+        known = base.all_rows
+        natural = pc.and_(
+            pc.equal(known["object_id"], known["source_id"]),
+            pc.and_(
+                pc.not_equal(known["source"], ""),
+                pc.is_in(known["source_id"], pa.array(source_ids)),
+            ),
+        )
+        columns = known.filter(natural).select(["object_key", "survey", "source_id"])
+        ids = base.objects(columns["object_key"].to_numpy())["object_id"].to_pylist()
+        for line, object_id in zip(columns.to_pylist(), ids, strict=True):
+            if line["survey"] == survey:
+                self.own.setdefault(line["source_id"], object_id)
+            elif object_id == line["source_id"]:
+                self.taken.add(object_id)
+
+    def of(self, row: dict[str, Any]) -> str:
+        """The object id of a row, as objects.py tells the rule."""
+        source_id = row["source_id"]
+        if row["object_id"] != source_id:
+            return str(row["object_id"])
+        if source_id in self.own:
+            return self.own[source_id]
+        return f"{self.survey}:{source_id}" if source_id in self.taken else source_id
+
+
+def by_view(rows: pa.Table | None) -> dict[str, pa.Table]:
+    """One table a view, without the column `views`."""
+    if rows is None:
+        return {}
+    views = rows["views"].to_pylist()
+    plain = rows.drop_columns(["views"])
+    names = sorted({view for some in views for view in some})
+    return {name: plain.filter(pa.array([name in some for some in views])) for name in names}

@@ -1,0 +1,395 @@
+"""Files to encoder vectors: read by the survey's reader, embedded, kept in the store.
+
+What the store already has is not embedded again, so a build that was killed goes on where it
+stopped. A bad file, and an observation that the encoder refuses, is left out and listed with its
+reason.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float16
+from numpy import ndarray
+
+from index import disk, workers
+from index.objects import as_rows
+from index.store import Store
+from training import encoder as encoders
+from training.encoder import Encoder
+from training.observations import Observation, Skipped
+from training.surveys import reader
+
+BATCH = 32  # observations that a worker holds at a time
+FILES_PER_TASK = 64
+LARGE_FILE_BYTES = 4 << 20  # a task of its own
+FLUSH_SECONDS = 10.0  # what a killed build may have to embed again
+FEW_FILES = 16  # up to here starting processes costs more than it saves
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file to read; `number` is its place in the order of all files of the build."""
+
+    number: int
+    path: str
+    known_sha256: str | None = None  # content that is in the sky already: not read when unchanged
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """A file that was read to its end."""
+
+    number: int
+    path: str
+    num_bytes: int
+    modified_ns: int
+    sha256: str
+    num_rows: int
+    skipped: tuple[Skipped, ...]
+    unchanged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JointTask:
+    """An object seen by several surveys, whose joint vector is to be made from all of them."""
+
+    object_id: str
+    fingerprint: str  # of the parts together
+    parts: tuple[tuple[str, str, str, str], ...]  # survey, source, source_part, fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    view: str
+    fingerprints: tuple[str, ...]
+    values: Float16[ndarray, "n dim"]
+
+
+@dataclass(slots=True)
+class Piece:
+    """What a worker sends: small rows, vectors, and which inputs are finished."""
+
+    rows: pa.Table | None = None
+    vectors: list[Vectors] = field(default_factory=list)
+    num_embedded: int = 0
+    files: list[ReadFile] = field(default_factory=list)
+    refused: list[tuple[int, Skipped]] = field(default_factory=list)  # with the number of the file
+    num_joints: int = 0  # objects tried
+    skipped: list[Skipped] = field(default_factory=list)  # joint views left out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """All that reading the files of a build gave."""
+
+    rows: pa.Table | None  # columns of objects.as_rows; None: no row
+    files: list[ReadFile]  # by number
+    num_embedded: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a worker needs to know."""
+
+    encoder: str  # shipped name or absolute path
+    store: Path
+    encoder_hash: str
+
+
+def choose_workers(num_workers: int | None, num_files: int) -> int:
+    """Worker processes: as asked, else one a core, none for a few files.
+
+    Raises:
+        ValueError: a negative number is asked for.
+    """
+    if num_workers is None:
+        return 0 if num_files <= FEW_FILES else workers.num_cores()
+    if num_workers < 0:
+        raise ValueError(f"expected num_workers of 0 or more, got {num_workers}")
+    return num_workers
+
+
+def embed_files(
+    files: Sequence[InputFile],
+    *,
+    survey: str,
+    job: Job,
+    store: Store,
+    num_workers: int | None,
+    progress: Progress | None,
+) -> Reading:
+    """Read files, embed what the store lacks, and give a row for each observation and its views.
+
+    Args:
+        files: What to read, in the order of the build.
+        survey: Whose reader reads them.
+        job: What a worker needs to know.
+        store: Where vectors go; on disk when this returns.
+        num_workers: Processes; None: one a core, none for a few files; 0: work in this process.
+        progress: Called with ("embedding", files done, files in all).
+    """
+    num_workers = choose_workers(num_workers, len(files))
+    tasks = deque(_file_tasks(files, num_workers))
+    rows: list[tuple[list[InputFile], pa.Table]] = []  # of each task
+    refused: list[tuple[int, Skipped]] = []
+    finished: dict[int, ReadFile] = {}
+    num_embedded = 0
+    flushed = time.monotonic()
+    if progress:
+        progress("embedding", 0, len(files))
+    for task, piece in workers.stream(
+        partial(_file_handler, job, survey), tasks, num_workers=num_workers
+    ):
+        if isinstance(piece, workers.Died):
+            left = [file for file in task if file.number not in finished]
+            numbers = pa.array([file.number for file in left], pa.int64())
+            rows = [
+                (mine, _without(table, numbers) if mine is task else table) for mine, table in rows
+            ]
+            if len(task) > 1:
+                tasks.extend([file] for file in left)
+            else:
+                finished.update(_given_up(file, piece) for file in left)
+            continue
+        for vectors in piece.vectors:
+            store.append(vectors.view, vectors.fingerprints, vectors.values)
+        if piece.rows is not None:
+            rows.append((task, piece.rows))
+        refused.extend(piece.refused)
+        num_embedded += piece.num_embedded
+        finished.update((file.number, file) for file in piece.files)
+        if time.monotonic() - flushed > FLUSH_SECONDS:
+            store.flush()
+            flushed = time.monotonic()
+        if progress:
+            progress("embedding", len(finished), len(files))
+    store.flush()
+    for number, skipped in refused:
+        file = finished[number]
+        finished[number] = replace(file, skipped=(*file.skipped, skipped))
+    tables = [table for _, table in rows if table.num_rows]
+    return Reading(
+        rows=pa.concat_tables(tables, promote_options="permissive") if tables else None,
+        files=[finished[number] for number in sorted(finished)],
+        num_embedded=num_embedded,
+    )
+
+
+def embed_joints(
+    joints: Sequence[JointTask],
+    *,
+    job: Job,
+    store: Store,
+    num_workers: int | None,
+    progress: Progress | None,
+) -> list[Skipped]:
+    """Make joint vectors from observations that are read again; gives what could not be made."""
+    num_workers = choose_workers(num_workers, len(joints))
+    chunks = [list(joints[start : start + BATCH]) for start in range(0, len(joints), BATCH)]
+    tasks = deque(chunks)
+    skipped: list[Skipped] = []
+    num_done = 0
+    for task, piece in workers.stream(partial(_joint_handler, job), tasks, num_workers=num_workers):
+        if isinstance(piece, workers.Died):
+            if len(task) > 1:
+                tasks.extend([joint] for joint in task)
+            else:
+                reason = f"joint view left out: its reader ended with exit code {piece.exit_code}"
+                skipped.append(Skipped(task[0].parts[0][1], reason))
+            continue
+        for vectors in piece.vectors:
+            store.append(vectors.view, vectors.fingerprints, vectors.values)
+        skipped.extend(piece.skipped)
+        num_done += piece.num_joints
+        if progress:
+            progress("joint views", min(num_done, len(joints)), len(joints))
+    store.flush()
+    return skipped
+
+
+def _file_tasks(files: Sequence[InputFile], num_workers: int) -> Iterator[list[InputFile]]:
+    most = max(1, min(FILES_PER_TASK, -(-len(files) // (4 * max(1, num_workers)))))
+    task: list[InputFile] = []
+    for file in files:
+        large = os.path.exists(file.path) and os.path.getsize(file.path) > LARGE_FILE_BYTES
+        if task and (large or len(task) >= most):
+            yield task
+            task = []
+        task.append(file)
+        if large:
+            yield task
+            task = []
+    if task:
+        yield task
+
+
+def _given_up(file: InputFile, died: workers.Died) -> tuple[int, ReadFile]:
+    reason = f"reading it ended the process (exit code {died.exit_code})"
+    skipped = (Skipped(file.path, reason),)
+    return file.number, ReadFile(file.number, file.path, 0, 0, "", 0, skipped)
+
+
+def _without(table: pa.Table, numbers: pa.Array) -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table["file"], numbers)))
+
+
+def _open(job: Job) -> tuple[Encoder, Store]:
+    return encoders.load(job.encoder), Store(job.store, encoder_hash=job.encoder_hash)
+
+
+def _file_handler(job: Job, survey: str) -> workers.Handler:
+    encoder, store = _open(job)
+    return partial(_read_files, encoder=encoder, store=store, survey=survey)
+
+
+def _joint_handler(job: Job) -> workers.Handler:
+    encoder, _ = _open(job)
+    return partial(_embed_joints, encoder=encoder)
+
+
+def _read_files(
+    task: Sequence[InputFile], *, encoder: Encoder, store: Store, survey: str
+) -> Iterator[Piece]:
+    """Read the files of a task, embedding in batches that go across files."""
+    waiting: list[tuple[int, Observation]] = []
+    piece = Piece()
+    for file in task:
+        try:
+            status = os.stat(file.path)  # before reading: a change while reading shows next time
+            sha256 = disk.sha256_of(Path(file.path))
+        except OSError as error:
+            reason = Skipped(file.path, f"cannot be read: {error.strerror}")
+            piece.files.append(ReadFile(file.number, file.path, 0, 0, "", 0, (reason,)))
+            continue
+        same = sha256 == file.known_sha256
+        num_rows, skipped = 0, []
+        if not same:
+            for item in _read(survey, Path(file.path)):
+                if isinstance(item, Skipped):
+                    skipped.append(item)
+                    continue
+                num_rows += 1
+                waiting.append((file.number, item))
+                if len(waiting) >= BATCH:
+                    _embed(piece, waiting, encoder, store)
+                    yield piece
+                    piece, waiting = Piece(), []
+        piece.files.append(
+            ReadFile(
+                file.number, file.path, status.st_size, status.st_mtime_ns, sha256, num_rows,
+                tuple(skipped), same,
+            )
+        )  # fmt: skip
+    _embed(piece, waiting, encoder, store)
+    yield piece
+
+
+def _read(survey: str, file: Path) -> Iterator[Observation | Skipped]:
+    """Every observation of a file, one by one. Whatever its content does, it is not fatal."""
+    try:
+        for batch in reader(survey).read(file, batch_size=BATCH):
+            yield from batch.observations
+            yield from batch.skipped
+    except Exception as error:
+        yield Skipped(str(file), f"{type(error).__name__}: {error}")
+
+
+def _embed(
+    piece: Piece, waiting: list[tuple[int, Observation]], encoder: Encoder, store: Store
+) -> None:
+    """Embed what the store lacks and add rows and vectors to the piece."""
+    seen: list[tuple[int, Observation, tuple[str, ...]]] = []
+    fresh: list[Observation] = []
+    for number, observation in waiting:
+        views = encoder.views(observation)
+        if not views:
+            _refuse(piece, number, observation, "the encoder has no view for it")
+            continue
+        seen.append((number, observation, views))
+        if not all(store.has(view, [observation.fingerprint])[0] for view in views):
+            fresh.append(observation)
+    refused = _embed_all(piece, fresh, encoder)
+    kept = [each for each in seen if each[1].fingerprint not in refused]
+    for number, observation, _ in seen:
+        if observation.fingerprint in refused:
+            _refuse(piece, number, observation, refused[observation.fingerprint])
+    piece.num_embedded += len(fresh) - len(refused)
+    if kept:
+        piece.rows = as_rows(kept)
+
+
+def _refuse(piece: Piece, number: int, observation: Observation, reason: str) -> None:
+    where = f" in part {observation.source_part}" if observation.source_part else ""
+    skipped = Skipped(observation.source, f"{observation.source_id}{where}: {reason}")
+    piece.refused.append((number, skipped))
+
+
+def _embed_all(piece: Piece, observations: list[Observation], encoder: Encoder) -> dict[str, str]:
+    """Embed; an observation that the encoder refuses is given back with its reason."""
+    if not observations:
+        return {}
+    try:
+        piece.vectors.extend(_vectors(observations, encoder, views=encoders.VIEWS))
+        return {}
+    except (ValueError, RuntimeError):
+        refused = {}
+        for observation in observations:
+            try:
+                piece.vectors.extend(_vectors([observation], encoder, views=encoders.VIEWS))
+            except (ValueError, RuntimeError) as error:
+                refused[observation.fingerprint] = f"cannot be embedded: {error}"
+        return refused
+
+
+def _vectors(
+    observations: Sequence[Observation], encoder: Encoder, *, views: Sequence[str]
+) -> list[Vectors]:
+    embedded = encoder.embed(observations, views=views)
+    with np.errstate(over="ignore"):  # checked below
+        values = embedded.vectors.astype(np.float16)
+    if not np.isfinite(values).all():
+        raise ValueError("its vector is not finite in float16")
+    given = np.array(embedded.views)
+    out = []
+    for view in dict.fromkeys(embedded.views):
+        here = np.flatnonzero(given == view)
+        names = tuple(observations[embedded.rows[i]].fingerprint for i in here)
+        out.append(Vectors(view, names, values[here]))
+    return out
+
+
+def _embed_joints(task: Sequence[JointTask], *, encoder: Encoder) -> Iterator[Piece]:
+    piece = Piece(num_joints=len(task))
+    for joint in task:
+        try:
+            merged = _merged(joint)
+            (vectors,) = _vectors([merged], encoder, views=("joint",))
+        except (ValueError, RuntimeError, OSError) as error:
+            reason = f"joint view of {joint.object_id} left out: {error}"
+            piece.skipped.append(Skipped(joint.parts[0][1], reason))
+            continue
+        piece.vectors.append(Vectors("joint", (joint.fingerprint,), vectors.values))
+    yield piece
+
+
+def _merged(joint: JointTask) -> Observation:
+    parts = []
+    for survey, source, source_part, fingerprint in joint.parts:
+        part = reader(survey).read_one(Path(source), source_part)
+        if part.fingerprint != fingerprint:
+            raise ValueError(f"{source} has changed since it was indexed: build {survey} again")
+        # one id for all: to the later of two image surveys the object has a prefixed one
+        parts.append(replace(part, object_id=joint.object_id))
+    return encoders.merge(parts)

@@ -1,0 +1,55 @@
+"""The errors a caller can act on. Bad input is a plain ValueError that says what was expected.
+
+SkykinError
+├── NotASky           the folder is missing, foreign, or of another format (also a ValueError)
+├── SkyBusy           another build holds the folder
+├── EncoderMismatch   vectors of two encoders would be mixed
+├── VersionCorrupt    a file of a version is missing, cut short or changed
+├── DiskFull          nothing more can be written; what was published stays whole
+├── UnknownObject     no object has that id, or none of its vectors is of that view
+├── OutsideFootprint  the position lies where this sky has no objects
+├── NoObjectNear      inside the footprint, but nothing within the radius
+└── RecallTooLow      a gate: measured recall is below what was asked for
+"""
+
+from __future__ import annotations
+
+
+class SkykinError(Exception):
+    """Root of the tree."""
+
+
+class NotASky(SkykinError, ValueError):
+    """The folder is missing, foreign, or of another format."""
+
+
+class SkyBusy(SkykinError):
+    """Another build holds the folder."""
+
+
+class EncoderMismatch(SkykinError):
+    """Vectors of two encoders would be mixed."""
+
+
+class VersionCorrupt(SkykinError):
+    """A file of a version is missing, cut short or changed."""
+
+
+class DiskFull(SkykinError):
+    """Nothing more can be written; what was published stays whole."""
+
+
+class UnknownObject(SkykinError):
+    """No object has that id, or none of its vectors is of that view."""
+
+
+class OutsideFootprint(SkykinError):
+    """The position lies where this sky has no objects."""
+
+
+class NoObjectNear(SkykinError):
+    """Inside the footprint, but nothing within the radius."""
+
+
+class RecallTooLow(SkykinError):
+    """A gate: measured recall is below what was asked for."""

@@ -1,0 +1,53 @@
+"""Where a sky has objects: its MOC.
+
+The footprint is every HEALPix cell of order 10 (3.4 arcmin) that has an object, and the eight cells
+around it. At order 10 an imaging survey (10,000 objects a square degree) has some thirty objects a
+cell, so its footprint has no holes between objects, only true gaps; the cells around keep the edges
+of cells from cutting off a position close to an object, and join the objects of a sparse
+spectroscopic survey (three a neighbourhood at 30 a square degree). Every position within an
+arcminute of an object lies inside. Finer cells would fall apart into islands, coarser ones would
+promise sky that was never observed.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from astropy import units
+from astropy.coordinates import Latitude, Longitude
+from jaxtyping import Float64
+from mocpy import MOC
+from numpy import ndarray
+
+from index import disk
+from index.errors import VersionCorrupt
+
+ORDER = 10
+
+
+def footprint(ra_deg: Float64[ndarray, " n"], dec_deg: Float64[ndarray, " n"]) -> MOC:
+    """The footprint of some positions (ICRS degrees)."""
+    longitude = Longitude(ra_deg * units.deg)
+    latitude = Latitude(dec_deg * units.deg)
+    return MOC.from_lonlat(longitude, latitude, max_norder=ORDER).add_neighbours()
+
+
+def covers(moc: MOC, ra_deg: float, dec_deg: float) -> bool:
+    """Whether a position lies in the footprint."""
+    inside = moc.contains_lonlat(Longitude([ra_deg] * units.deg), Latitude([dec_deg] * units.deg))
+    return bool(inside[0])
+
+
+def write_footprint(path: Path, moc: MOC) -> None:
+    content = io.BytesIO()
+    moc.serialize(format="fits").writeto(content)
+    with disk.new_file(path) as handle:
+        handle.write(content.getvalue())
+
+
+def read_footprint(path: Path) -> MOC:
+    try:
+        return MOC.load(path, format="fits")
+    except (OSError, ValueError) as error:
+        raise VersionCorrupt(f"{path} is damaged: {error}") from error

@@ -1,0 +1,150 @@
+"""What a sky and each of its versions write down about themselves.
+
+SKY/
+    sky.json                     format, encoder
+    CURRENT                      number of the published version
+    versions/<number>/           manifest.json, inputs.parquet, moc.fits, deleted/<segment>.npy
+    objects/  segments/  store/  immutable files that versions share
+    build.lock                   held while a build runs
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from index import disk
+from index.errors import NotASky, VersionCorrupt
+from index.partitions import Partition
+
+FORMAT = 1
+
+
+class EncoderReference(BaseModel):
+    """Which encoder made the vectors. The search head belongs to its artefact and stays there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str  # of a shipped encoder, or the absolute path of a folder
+    hash: str  # of transformer and tokenizers
+    head_hash: str
+    dim: int  # of a stored vector
+    search_dim: int
+    precision: str
+
+
+class FileRecord(BaseModel):
+    """A file as it was written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str  # below the sky's folder
+    num_bytes: int
+    sha256: str
+
+
+class SegmentRecord(BaseModel):
+    """A segment, and which of its rows this version no longer has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    view: str
+    num_rows: int
+    head: FileRecord  # segment.json, which holds the checksums of the others
+    deleted: FileRecord | None = None  # packed bits, one a row
+    num_deleted: int = 0
+
+
+class Manifest(BaseModel):
+    """One version."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    number: int
+    built_at_utc: str
+    software: str
+    git_revision: str | None
+    encoder: EncoderReference
+    codec_hash: str | None = None  # none below 200,000 rows: scanned exactly
+    recall: float | None = None  # not measured: exact
+    segments: tuple[SegmentRecord, ...]
+    partitions: tuple[Partition, ...]
+    files: tuple[FileRecord, ...]  # partitions, input manifest and footprint
+    inputs: str
+    moc: str | None  # None: no object has a position
+    num_objects: int
+    num_rows: int  # live rows, all views
+    num_without_position: int
+    next_object_key: int
+
+
+class SkyHead(BaseModel):
+    """sky.json: what makes a folder a sky."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int
+    encoder: EncoderReference
+
+
+def read_head(sky: Path) -> SkyHead:
+    """Read sky.json.
+
+    Raises:
+        NotASky: no such folder, or it is not a sky of this format.
+        VersionCorrupt: sky.json is damaged.
+    """
+    if not sky.exists():
+        raise NotASky(f"expected a sky made by `skykin build`, but there is no folder {sky}")
+    if not sky.is_dir() or not (sky / "sky.json").is_file():
+        raise NotASky(f"expected a sky made by `skykin build`, but {sky} has no sky.json")
+    content = disk.read_json(sky / "sky.json")
+    if content.get("format") != FORMAT:
+        raise NotASky(
+            f"{sky / 'sky.json'}: expected format {FORMAT}, got {content.get('format')!r}: "
+            "it was made by another release of skykin"
+        )
+    try:
+        return SkyHead.model_validate(content)
+    except ValidationError as error:
+        raise VersionCorrupt(f"{sky / 'sky.json'} is damaged: {error}") from error
+
+
+def write_head(sky: Path, head: SkyHead) -> None:
+    disk.write_json(sky / "sky.json", head.model_dump(mode="json"))
+
+
+def read_manifest(sky: Path, number: int) -> Manifest:
+    """Read the manifest of a version; VersionCorrupt names what is wrong with it."""
+    path = sky / "versions" / str(number) / "manifest.json"
+    content = disk.read_json(path)
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        raise VersionCorrupt(f"{path} is damaged: {error}") from error
+
+
+def record(sky: Path, path: Path, *, place: Path | None = None) -> FileRecord:
+    """Describe a file; `place` is where it will lie when that is not where it is."""
+    return FileRecord(
+        file=str((place or path).relative_to(sky)),
+        num_bytes=path.stat().st_size,
+        sha256=disk.sha256_of(path),
+    )
+
+
+def git_revision() -> str | None:
+    """Revision of the working copy that this code runs from; None when installed elsewhere."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,174 @@
+"""Immutable rows of one view: unit search vectors, whose they are, and what they were made from.
+
+segments/<view>-<digest>/
+    segment.json     counts, hashes of encoder and head, precision, checksums of the files
+    vectors.npy      float16 (row, dim), unit length, memory-mapped
+    object_key.npy   int64 (row,), ascending
+    rows.parquet     survey, release, source_id, object_id as the survey gives it, source,
+                     source_part, calibrated, notes, fingerprint, position, catalogue values
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float32, Int64
+from numpy import ndarray
+
+from index import disk
+from index.errors import VersionCorrupt
+
+RESIDENT_ROWS = 200_000  # up to here a segment is held in memory as float32
+BLOCK_ROWS = 65_536  # rows read, transformed or scanned at a time
+FILES = ("vectors.npy", "object_key.npy", "rows.parquet")
+
+
+class Segment:
+    """An open segment. Opening checks that its files are there and of the recorded size."""
+
+    def __init__(self, folder: Path) -> None:
+        head = disk.read_json(folder / "segment.json")
+        self.folder = folder
+        self.name = folder.name
+        self.view = str(head["view"])
+        self.num_rows = int(str(head["num_rows"]))
+        self.dim = int(str(head["dim"]))
+        self.encoder_hash = str(head["encoder_hash"])
+        self.head_hash = str(head["head_hash"])
+        files = head["files"]
+        assert isinstance(files, dict)
+        for name, record in files.items():
+            check_size(folder / name, record["num_bytes"])
+
+    @cached_property
+    def object_key(self) -> Int64[ndarray, " row"]:
+        return self._load("object_key.npy", (self.num_rows,))
+
+    @cached_property
+    def max_rows_per_object(self) -> int:
+        """The most rows that one object has here (1 unless it was observed repeatedly)."""
+        if not self.num_rows:
+            return 0
+        return int(np.unique(self.object_key, return_counts=True)[1].max())
+
+    @cached_property
+    def _stored(self) -> ndarray:
+        return self._load("vectors.npy", (self.num_rows, self.dim))
+
+    @cached_property
+    def _resident(self) -> Float32[ndarray, "row dim"]:
+        return _unit(self._stored)
+
+    def vectors(self, rows: ndarray | slice) -> Float32[ndarray, "n dim"]:
+        """Unit vectors of some rows. float16 on disk loses 3e-4 of a component at most."""
+        if self.num_rows <= RESIDENT_ROWS:
+            return self._resident[rows]
+        return _unit(self._stored[rows])
+
+    def blocks(self) -> Iterator[slice]:
+        """The rows in pieces that fit in memory."""
+        step = RESIDENT_ROWS
+        for start in range(0, self.num_rows, step):
+            yield slice(start, min(start + step, self.num_rows))
+
+    def rows(self, columns: list[str] | None = None) -> pa.Table:
+        """What each row was made from, with `object_key` in front."""
+        path = self.folder / "rows.parquet"
+        try:
+            table = pq.read_table(path, columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise VersionCorrupt(f"{path} is damaged: {error}") from error
+        if table.num_rows != self.num_rows:
+            raise VersionCorrupt(f"{path}: expected {self.num_rows} rows, got {table.num_rows}")
+        return table.add_column(0, "object_key", pa.array(self.object_key))
+
+    def _load(self, name: str, shape: tuple[int, ...]) -> ndarray:
+        try:
+            array = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise VersionCorrupt(f"{self.folder / name} is damaged: {error}") from error
+        if array.shape != shape:
+            raise VersionCorrupt(f"{self.folder / name}: expected shape {shape}, got {array.shape}")
+        return array
+
+
+def write_segment(
+    parent: Path,
+    *,
+    view: str,
+    keys: Int64[ndarray, " row"],
+    rows: pa.Table,
+    blocks: Iterable[ndarray],
+    dim: int,
+    encoder_hash: str,
+    head_hash: str,
+) -> str:
+    """Write a segment and give its name, which tells its content.
+
+    Args:
+        parent: Folder of all segments.
+        view: What the vectors were made from.
+        keys: Object of each row, ascending.
+        rows: One line a row, without `object_key`.
+        blocks: The vectors in order, unit length, a block of rows at a time.
+        dim: Of the vectors.
+        encoder_hash: Of the encoder that made them.
+        head_hash: Of its search head.
+
+    Raises:
+        ValueError: keys are not ascending, or rows and keys differ in number.
+        DiskFull: nothing is left behind.
+    """
+    if (np.diff(keys) < 0).any():
+        raise ValueError("expected the rows of a segment in ascending order of object_key")
+    if rows.num_rows != len(keys):
+        raise ValueError(f"expected {len(keys)} rows, one a key, got {rows.num_rows}")
+    with disk.new_folder(parent) as temporary:
+        disk.write_array_blocks(
+            temporary / "vectors.npy",
+            blocks,
+            shape=(len(keys), dim),
+            dtype=np.dtype(np.float16),
+        )
+        disk.write_array(temporary / "object_key.npy", keys)
+        disk.write_table(temporary / "rows.parquet", rows)
+        files: dict[str, object] = {name: disk.described(temporary / name) for name in FILES}
+        head: dict[str, object] = {
+            "view": view,
+            "num_rows": len(keys),
+            "num_objects": len(np.unique(keys)),
+            "dim": dim,
+            "precision": "float16",
+            "encoder_hash": encoder_hash,
+            "head_hash": head_hash,
+            "codec_hash": None,
+            "files": files,
+        }
+        digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()
+        name = f"{view}-{digest[:16]}"
+        disk.write_json(temporary / "segment.json", head)
+        disk.seal(temporary, parent / name)
+    return name
+
+
+def check_size(path: Path, num_bytes: int) -> None:
+    """Raise VersionCorrupt unless the file is there with so many bytes."""
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError as error:
+        raise VersionCorrupt(f"{path} is missing") from error
+    if found != num_bytes:
+        raise VersionCorrupt(f"{path}: expected {num_bytes:,} bytes, got {found:,}")
+
+
+def _unit(vectors: ndarray) -> Float32[ndarray, "n dim"]:
+    vectors = np.asarray(vectors, dtype=np.float32)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(length, np.finfo(np.float32).tiny)

@@ -1,0 +1,224 @@
+"""Versions of a sky: open, list, publish, roll back, verify.
+
+A version is a folder that never changes. CURRENT names the published one and is replaced in one
+step, so a reader sees the old version or the new one, never half of either; a reader that has a
+version open keeps it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from index import disk
+from index.errors import VersionCorrupt
+from index.manifest import FileRecord, Manifest, read_head, read_manifest
+from index.version import Version
+
+__all__ = [
+    "Problem",
+    "VerifyReport",
+    "Version",
+    "VersionSummary",
+    "current_number",
+    "numbers",
+    "open_version",
+    "publish",
+    "rollback",
+    "verify",
+    "versions",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSummary:
+    """One line of `skykin versions`."""
+
+    number: int
+    published: bool
+    built_at_utc: str
+    num_objects: int
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file that is not what was written, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `verify` read."""
+
+    versions: tuple[int, ...]
+    num_files: int
+    num_bytes: int
+    problems: tuple[Problem, ...]
+
+
+def current_number(sky: Path) -> int:
+    """Number of the published version.
+
+    Raises:
+        NotASky: the folder is missing or foreign.
+        VersionCorrupt: no version is published, or CURRENT names none.
+    """
+    read_head(sky)
+    try:
+        text = (sky / "CURRENT").read_text().strip()
+    except FileNotFoundError as error:
+        raise VersionCorrupt(
+            f"{sky} has no published version (no file CURRENT): run `skykin build`, which goes on "
+            "where it stopped, or `skykin rollback` to a version that is there"
+        ) from error
+    if not text.isdecimal():
+        raise VersionCorrupt(f"{sky / 'CURRENT'}: expected the number of a version, got {text!r}")
+    return int(text)
+
+
+def open_version(sky: Path, number: int | None = None) -> Version:
+    """Open the published version, or another by its number.
+
+    Raises:
+        NotASky: the folder is missing or foreign.
+        VersionCorrupt: the version is not there or not whole.
+    """
+    sky = Path(sky)
+    if number is None:
+        number = current_number(sky)
+    read_head(sky)
+    return Version(sky, number)
+
+
+def numbers(sky: Path) -> list[int]:
+    """Numbers of all versions that are there, ascending."""
+    folder = sky / "versions"
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+
+
+def versions(sky: Path) -> list[VersionSummary]:
+    """All versions, oldest first."""
+    published = current_number(sky)
+    out = []
+    for number in numbers(sky):
+        manifest = read_manifest(sky, number)
+        out.append(
+            VersionSummary(
+                number, number == published, manifest.built_at_utc, manifest.num_objects,
+                manifest.num_rows,
+            )
+        )  # fmt: skip
+    return out
+
+
+def publish(sky: Path, number: int) -> None:
+    """Make a version that is whole on disk the one that readers open."""
+    with disk.new_file(sky / "CURRENT") as handle:
+        handle.write(f"{number}\n".encode())
+
+
+def rollback(sky: Path, number: int | None = None) -> int:
+    """Publish an older version again, by default the one before the published; gives its number.
+
+    Raises:
+        ValueError: there is no such version.
+        VersionCorrupt: it is not whole; what is published stays.
+    """
+    sky = Path(sky)
+    there = numbers(sky)
+    read_head(sky)
+    if number is None:
+        older = [each for each in there if each < current_number(sky)]
+        if not older:
+            raise ValueError(f"{sky} has no version before the published one to roll back to")
+        number = older[-1]
+    if number not in there:
+        known = ", ".join(map(str, there)) or "none"
+        raise ValueError(f"{sky} has no version {number}: expected one of {known}")
+    with disk.only_writer(sky):
+        open_version(sky, number)
+        publish(sky, number)
+    return number
+
+
+def verify(sky: Path) -> VerifyReport:
+    """Read every file of every version, and of the store, and compare it with its checksum.
+
+    Raises:
+        NotASky: the folder is missing or foreign.
+    """
+    sky = Path(sky)
+    problems: dict[str, str] = {}
+    expected: dict[str, FileRecord] = {}
+    found = numbers(sky)
+    head = read_head(sky)
+    try:
+        number = current_number(sky)
+        if number not in found:
+            problems["CURRENT"] = f"names version {number}, which is not there"
+    except VersionCorrupt as error:
+        problems["CURRENT"] = str(error)
+    for number in found:
+        try:
+            manifest = read_manifest(sky, number)
+            if manifest.encoder.hash != head.encoder.hash:
+                problems["sky.json"] = f"names another encoder than version {number}"
+            expected.update(_files_of(sky, manifest, problems))
+        except VersionCorrupt as error:
+            problems[f"versions/{number}/manifest.json"] = str(error)
+    for part in sorted((sky / "store").glob("*/*/*/")):
+        if not part.name.startswith(disk.TEMPORARY):
+            expected.update(_files_of_part(sky, part, problems))
+    num_bytes = 0
+    for file, record in expected.items():
+        path = sky / file
+        if not path.is_file():
+            problems[file] = "is missing"
+            continue
+        size = path.stat().st_size
+        num_bytes += size
+        if record.num_bytes >= 0 and size != record.num_bytes:
+            problems[file] = f"expected {record.num_bytes:,} bytes, got {size:,}"
+        elif disk.sha256_of(path) != record.sha256:
+            problems[file] = "its content has changed: the checksum does not hold"
+    listed = tuple(Problem(file, reason) for file, reason in sorted(problems.items()))
+    return VerifyReport(tuple(found), len(expected), num_bytes, listed)
+
+
+def _files_of(sky: Path, manifest: Manifest, problems: dict[str, str]) -> dict[str, FileRecord]:
+    """Every file of a version by its name below the sky."""
+    files = {file.file: file for file in manifest.files}
+    for record in manifest.segments:
+        files[record.head.file] = record.head
+        if record.deleted is not None:
+            files[record.deleted.file] = record.deleted
+        try:
+            content = disk.read_json(sky / record.head.file)
+        except VersionCorrupt as error:
+            problems[record.head.file] = str(error)
+            continue
+        listed = content["files"]
+        assert isinstance(listed, dict)
+        for name, entry in listed.items():
+            file = f"segments/{record.name}/{name}"
+            files[file] = FileRecord(file=file, **entry)
+    return files
+
+
+def _files_of_part(sky: Path, part: Path, problems: dict[str, str]) -> dict[str, FileRecord]:
+    place = str(part.relative_to(sky))
+    try:
+        listed = disk.read_json(part / "part.json")["files"]
+    except VersionCorrupt as error:
+        problems[f"{place}/part.json"] = str(error)
+        return {}
+    assert isinstance(listed, dict)
+    return {
+        f"{place}/{name}": FileRecord(file=f"{place}/{name}", **entry)
+        for name, entry in listed.items()
+    }

@@ -19,7 +19,7 @@ from lenstronomy.Util.param_util import phi_q2_ellipticity
 from numpy import ndarray
 
 from training.observations import IMAGE_SIZE, PIXEL_SCALE_ARCSEC
-from training.surveys.population import Arms, Galaxy, LensedSource, Neighbour, Tail
+from training.surveys.sky_objects import Arms, Galaxy, LensedSource, Neighbour, Tail
 
 OVERSAMPLING = 2
 GRID_SIZE = 256  # fine pixels a side

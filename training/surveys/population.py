@@ -1,4 +1,4 @@
-"""What there is in the simulated sky: one physical draw for each object.
+"""Who lives in the simulated sky: one physical draw for each object.
 
 A draw gives redshift, luminosity, stars, dust, size and structure; image, spectrum and catalogue
 are made from the same draw. The sample is bright and nearby like Galaxy Zoo's, so that
@@ -7,193 +7,27 @@ morphology shows at 0.262 arcsec a pixel.
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-from astropy.cosmology import FlatLambdaCDM
-from jaxtyping import Float64
-from numpy import ndarray
 
-from training.surveys.simulated_spectra import Starlight, StarSurface, colours
-
-KINDS = (
-    "spiral",
-    "merger",
-    "lens",
-    "edge_on",
-    "star",
-    "irregular",
-    "lenticular",
-    "elliptical",
+from training.surveys.luminosity import Size, luminous_red, nearby
+from training.surveys.simulated_spectra import (
+    LIGHT_SPEED_KM_S,
+    Starlight,
+    StarSurface,
+    colours,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arms:
-    """Logarithmic spiral arms of a disc seen face on."""
-
-    num: int
-    pitch_deg: float  # positive or negative: the sense of winding
-    phase_rad: float
-    contrast: float  # 0 to 1
-    sharpness: float  # von Mises concentration across an arm
-    raggedness: float  # 0 = grand design, 1 = flocculent
-    start_radius: float  # where arms begin, in half-light radii of the disc
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
-    """A bar in the plane of the disc."""
-
-    light: float  # of the disc's old light
-    length: float  # half-length in half-light radii of the disc
-    angle_deg: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tail:
-    """A tidal tail that leaves a disc."""
-
-    light: float  # of the galaxy's light in r
-    start_deg: float
-    swing_deg: float  # how far it turns until its end
-    length_arcsec: float
-    width_arcsec: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Galaxy:
-    """One galaxy. Angles are measured from the x axis of the image to its y axis."""
-
-    redshift: float
-    mag_r: float  # AB, total, without tails
-    radius_arcsec: float  # half-light radius of the disc, or of the whole where there is no disc
-    axis_ratio: float
-    angle_deg: float
-    x_arcsec: float = 0.0
-    y_arcsec: float = 0.0
-    bulge_share: float  # of the light in r
-    bulge_radius_arcsec: float
-    bulge_index: float  # Sersic
-    bulge_axis_ratio: float
-    bulge: Starlight
-    disc: Starlight
-    young: Starlight
-    young_share: float  # of the disc's light in r
-    knot_share: float = 0.0  # of the young light, in star-forming regions
-    num_knots: int = 0
-    arms: Arms | None = None
-    bar: Bar | None = None
-    ring: float = 0.0  # share of the young light in a ring
-    patchiness: float = 0.0  # 0 = smooth
-    lopsidedness: float = 0.0
-    thickness: float = 0.0  # > 0: seen edge on, scale height over scale length
-    dust_lane: float = 0.0  # optical depth in r
-    tails: tuple[Tail, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LensedSource:
-    """A background galaxy and the mass that bends its light."""
-
-    einstein_radius_arcsec: float
-    mass_slope: float
-    mass_axis_ratio: float
-    mass_angle_deg: float
-    shear: tuple[float, float]
-    redshift: float
-    mag_r: float  # before lensing
-    radius_arcsec: float
-    axis_ratio: float
-    angle_deg: float
-    x_arcsec: float  # in the source plane, relative to the lens
-    y_arcsec: float
-    light: Starlight
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Neighbour:
-    """Something else in the frame."""
-
-    x_arcsec: float
-    y_arcsec: float
-    flux_nmgy: tuple[float, ...]  # g, r, i, z
-    radius_arcsec: float  # half-light; 0 = a star
-    axis_ratio: float
-    angle_deg: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SkyObject:
-    """All that is in one frame."""
-
-    kind: str  # one of KINDS
-    redshift: float
-    galaxies: tuple[Galaxy, ...] = ()
-    star: StarSurface | None = None
-    star_mag_r: float = 0.0
-    source: LensedSource | None = None
-    neighbours: tuple[Neighbour, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Distances:
-    redshift: Float64[ndarray, " z"]
-    modulus_mag: Float64[ndarray, " z"]
-    kpc_per_arcsec: Float64[ndarray, " z"]
-
-
-@functools.cache
-def _distances() -> _Distances:
-    redshift = np.geomspace(5e-4, 3.5, 600)
-    cosmology = FlatLambdaCDM(H0=70, Om0=0.3)
-    return _Distances(
-        redshift,
-        np.asarray(cosmology.distmod(redshift).value, dtype=np.float64),
-        np.asarray(cosmology.kpc_proper_per_arcmin(redshift).value / 60, dtype=np.float64),
-    )
-
-
-def _redshift_at(modulus_mag: float) -> float:
-    table = _distances()
-    return float(np.interp(modulus_mag, table.modulus_mag, table.redshift))
-
-
-def _arcsec(radius_kpc: float, redshift: float) -> float:
-    table = _distances()
-    return radius_kpc / float(np.interp(redshift, table.redshift, table.kpc_per_arcsec))
-
-
-@dataclass(frozen=True, slots=True)
-class _Size:
-    mag_r: float
-    absolute_r: float
-    redshift: float
-    radius_arcsec: float
-
-
-def _nearby(
-    rng: np.random.Generator, *, absolute_r: float, scatter_mag: float, early: bool
-) -> _Size:
-    """Magnitude, redshift and angular size from luminosity and the size-luminosity relation.
-
-    Slopes after Shen et al. 2003, MNRAS 343, 978. Drawn again while too small or too large for
-    the frame.
-    """
-    for _ in range(100):
-        luminosity = float(rng.normal(absolute_r, scatter_mag))
-        mag = float(rng.triangular(14.3, 16.7, 19.2))
-        redshift = _redshift_at(mag - luminosity)
-        fainter = -20.5 - luminosity
-        if early:
-            log_kpc = rng.normal(0.52 + 0.25 * fainter, 0.11)
-        else:
-            log_kpc = rng.normal(0.65 + 0.17 * fainter, 0.14)
-        radius = _arcsec(10**log_kpc, redshift)
-        if 1.35 < radius < 8.0:
-            break
-    return _Size(mag, luminosity, redshift, float(np.clip(radius, 1.35, 8.0)))
+from training.surveys.sky_objects import (
+    KINDS,
+    Arms,
+    Bar,
+    Galaxy,
+    LensedSource,
+    Neighbour,
+    SkyObject,
+    Tail,
+)
 
 
 def _old_stars(rng: np.random.Generator, dust_mag: float = 0.0) -> Starlight:
@@ -218,26 +52,14 @@ def _angle(rng: np.random.Generator) -> float:
 
 
 def _elliptical(rng: np.random.Generator) -> Galaxy:
-    size = _nearby(rng, absolute_r=-21.6, scatter_mag=0.8, early=True)
+    size = nearby(rng, absolute_r=-21.6, scatter_mag=0.8, early=True)
     if rng.random() < 0.3:
-        size = _luminous_red(rng)
+        size = luminous_red(rng)
     index = float(np.clip(rng.normal(4.0 + 0.5 * (-21.6 - size.absolute_r), 0.8), 2.0, 6.0))
     return _spheroid(rng, size, index)
 
 
-def _luminous_red(rng: np.random.Generator) -> _Size:
-    """A massive early-type galaxy far away, as lenses are."""
-    while True:
-        luminosity = float(rng.normal(-23.1, 0.4))
-        redshift = float(rng.uniform(0.15, 0.6))
-        modulus = float(np.interp(redshift, _distances().redshift, _distances().modulus_mag))
-        mag = luminosity + modulus + 1.2 * redshift  # K correction of old stars in r
-        if 16.5 < mag < 20.0:
-            radius = _arcsec(10 ** rng.normal(0.52 - 0.22 * (luminosity + 20.5), 0.1), redshift)
-            return _Size(mag, luminosity, redshift, float(np.clip(radius, 1.0, 6.0)))
-
-
-def _spheroid(rng: np.random.Generator, size: _Size, index: float) -> Galaxy:
+def _spheroid(rng: np.random.Generator, size: Size, index: float) -> Galaxy:
     stars = _old_stars(rng, float(rng.exponential(0.05)))
     if rng.random() < 0.08:  # rejuvenated
         stars = Starlight(old=0.5, middle=0.4, young=0.1, gas=0.4)
@@ -261,7 +83,7 @@ def _spheroid(rng: np.random.Generator, size: _Size, index: float) -> Galaxy:
 
 def _disc(
     rng: np.random.Generator,
-    size: _Size,
+    size: Size,
     *,
     bulge_share: float,
     young_share: float,
@@ -295,7 +117,7 @@ def _inclined(rng: np.random.Generator, lowest: float) -> float:
 
 
 def _spiral(rng: np.random.Generator) -> Galaxy:
-    size = _nearby(rng, absolute_r=-21.0, scatter_mag=0.7, early=False)
+    size = nearby(rng, absolute_r=-21.0, scatter_mag=0.7, early=False)
     earliness = float(rng.beta(1.6, 2.0))  # 0 = Sd, 1 = Sa
     axis_ratio = _inclined(rng, 0.38)
     galaxy = _disc(
@@ -343,7 +165,7 @@ def _bar(rng: np.random.Generator) -> Bar:
 
 def _lenticular(rng: np.random.Generator) -> Galaxy:
     """A disc without arms: the smooth neighbour of ellipticals and of faint spirals."""
-    size = _nearby(rng, absolute_r=-20.9, scatter_mag=0.8, early=False)
+    size = nearby(rng, absolute_r=-20.9, scatter_mag=0.8, early=False)
     bluish = rng.random() < 0.35
     galaxy = _disc(
         rng,
@@ -362,7 +184,7 @@ def _lenticular(rng: np.random.Generator) -> Galaxy:
 
 
 def _irregular(rng: np.random.Generator) -> Galaxy:
-    size = _nearby(rng, absolute_r=-19.3, scatter_mag=0.7, early=False)
+    size = nearby(rng, absolute_r=-19.3, scatter_mag=0.7, early=False)
     galaxy = _disc(
         rng,
         size,
@@ -381,7 +203,7 @@ def _irregular(rng: np.random.Generator) -> Galaxy:
 
 
 def _edge_on(rng: np.random.Generator) -> Galaxy:
-    size = _nearby(rng, absolute_r=-20.7, scatter_mag=0.8, early=False)
+    size = nearby(rng, absolute_r=-20.7, scatter_mag=0.8, early=False)
     bulge_share = float(np.clip(rng.exponential(0.18), 0.01, 0.6))
     galaxy = _disc(
         rng,
@@ -478,9 +300,9 @@ def _disturbed(
 def _lens(rng: np.random.Generator) -> tuple[Galaxy, LensedSource]:
     """A massive early-type galaxy and a blue galaxy behind it."""
     einstein = float(1.0 + 1.5 * rng.beta(2.0, 1.3))
-    size = _luminous_red(rng)
+    size = luminous_red(rng)
     while size.redshift < 0.2:
-        size = _luminous_red(rng)
+        size = luminous_red(rng)
     galaxy = _spheroid(rng, size, float(np.clip(rng.normal(4.2, 0.7), 2.5, 6)))
     mass_axis_ratio = float(np.clip(rng.normal(galaxy.axis_ratio, 0.08), 0.55, 0.98))
     shear, shear_angle = float(rng.rayleigh(0.04)), float(rng.uniform(0, 2 * np.pi))
@@ -577,7 +399,7 @@ def draw_object(kind: str, rng: np.random.Generator) -> SkyObject:
         mag = float(rng.triangular(14.8, 18.5, 20.0))
         return SkyObject(
             kind=kind,
-            redshift=float(rng.normal(0, 60) / 299_792.458),
+            redshift=float(rng.normal(0, 60) / LIGHT_SPEED_KM_S),
             star=_star_surface(rng),
             star_mag_r=mag,
             neighbours=_neighbours(rng, mag),

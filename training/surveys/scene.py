@@ -27,16 +27,16 @@ from training.surveys.light_maps import (
     galaxy_layers,
     lensed_map,
 )
-from training.surveys.population import SkyObject
 from training.surveys.simulated_spectra import (
+    BANDS,
     NUM_BANDS,
     R_BAND,
     Light,
     colours,
     observed_flux,
 )
+from training.surveys.sky_objects import SkyObject
 
-BANDS = ("DES-G", "DES-R", "DES-I", "DES-Z")
 _DEPTH_MAG = (24.7, 23.9, 23.6, 23.0)  # 5 sigma, point source, AB
 _SEEING_ARCSEC = (1.29, 1.18, 1.12, 1.10)  # full width at half maximum
 _SKY_MAG_ARCSEC2 = (22.0, 21.1, 20.2, 19.0)

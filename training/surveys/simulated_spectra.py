@@ -23,9 +23,15 @@ NANOMAGGY_CGS = 3.631e-29  # erg / s / cm^2 / Hz
 SPECTRUM_PIXELS = 3840  # SDSS: log10 wavelength 3.58 to 3.9639 in steps of 1e-4
 
 # Effective passbands of the Dark Energy Camera as flat-topped curves: centre, full width.
-_BANDS_ANGSTROM = {"g": (4730, 1480), "r": (6420, 1480), "i": (7840, 1470), "z": (9260, 1480)}
-NUM_BANDS = len(_BANDS_ANGSTROM)
-R_BAND = 1  # position of r in griz
+_PASSBANDS_ANGSTROM = {
+    "DES-G": (4730, 1480),
+    "DES-R": (6420, 1480),
+    "DES-I": (7840, 1470),
+    "DES-Z": (9260, 1480),
+}
+BANDS = tuple(_PASSBANDS_ANGSTROM)
+NUM_BANDS = len(BANDS)
+R_BAND = BANDS.index("DES-R")
 
 _LOG_START, _LOG_STOP, _LOG_STEP = 3.0, 4.1, 1e-4
 _BLOCK = 8  # photometry needs the curve only in steps of 8e-4
@@ -230,7 +236,7 @@ def _mean_flux_density(
 ) -> Float64[ndarray, " band"]:
     """Mean flux per Hertz in griz, as a photon counter sees it; wave is a logarithmic grid."""
     out = np.empty(NUM_BANDS)
-    for band, (centre, width) in enumerate(_BANDS_ANGSTROM.values()):
+    for band, (centre, width) in enumerate(_PASSBANDS_ANGSTROM.values()):
         low, high = np.searchsorted(wave, (centre - 0.75 * width, centre + 0.75 * width))
         part = wave[low:high]
         response = np.exp(-0.69 * (2 * (part - centre) / width) ** 12)

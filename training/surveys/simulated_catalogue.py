@@ -1,0 +1,69 @@
+"""What the simulated survey reports of an object: an Observation with its catalogue columns."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from training.observations import (
+    CatalogueValue,
+    Image,
+    Observation,
+    Spectrum,
+    fingerprint,
+)
+
+SURVEY = "simulated"
+
+
+def observation(
+    *,
+    object_id: str,
+    seed: int,
+    ra_deg: float,
+    dec_deg: float,
+    image: Image,
+    flux_nmgy: dict[str, float],
+    radius_arcsec: float,
+    spectrum: Spectrum | None,
+    redshift: float | None,
+    is_star: bool,
+    source: str,
+) -> Observation:
+    scalars: dict[str, float] = {}
+    catalogue: dict[str, CatalogueValue] = {}
+    for band, flux in flux_nmgy.items():
+        letter = band[-1].lower()
+        scalars[f"tok_flux_{letter}"] = flux
+        catalogue[f"flux_{letter}_nmgy"] = flux
+        if flux > 0:
+            catalogue[f"mag_{letter}"] = 22.5 - 2.5 * math.log10(flux)
+    if radius_arcsec > 0:  # stars have no size, and sizes are tokenized by their logarithm
+        scalars["tok_shape_r"] = radius_arcsec
+        catalogue["radius_arcsec"] = radius_arcsec
+    if redshift is not None:
+        scalars["tok_z"] = redshift
+        catalogue["redshift"] = redshift
+        catalogue["redshift_source"] = SURVEY
+        catalogue["spectrum_class"] = "STAR" if is_star else "GALAXY"
+    spectrum_content = (spectrum.flux, spectrum.ivar, spectrum.mask) if spectrum else (None,)
+    numbers = np.array([ra_deg, dec_deg, *flux_nmgy.values(), radius_arcsec, redshift or 0.0])
+    return Observation(
+        survey=SURVEY,
+        release=f"seed-{seed}",
+        source_id=object_id,
+        object_id=object_id,
+        fingerprint=fingerprint(
+            object_id, "".join(image.bands), image.flux, image.ivar, image.mask, numbers,
+            *spectrum_content,
+        ),
+        source=source,
+        source_part=object_id,
+        ra_deg=ra_deg,
+        dec_deg=dec_deg,
+        image=image,
+        spectrum=spectrum,
+        scalars=scalars,
+        catalogue=catalogue,
+    )  # fmt: skip

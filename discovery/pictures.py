@@ -17,6 +17,8 @@ from training.observations import Image, Spectrum, check_position
 DEFAULT_STRETCH_NMGY = 0.05  # flux per pixel at which the scale turns from linear to logarithmic
 DEFAULT_Q = 8.0
 
+_SKY = 0.12  # of the stretch, added to all flux: an empty sky is dark grey, its noise no confetti
+
 # How much each band is raised so that a galaxy of common colour looks white: red bands are brighter
 # in nanomaggies. Order is that of wavelength.
 _BAND_GAINS = {"G": 1.8, "R": 1.0, "I": 0.8, "Z": 0.65, "Y": 0.6}
@@ -46,7 +48,7 @@ def rgb(
     planes = _colour_planes(image)
     red, green, blue = (np.where(_bad(image), 0.0, plane) for plane in planes)
     with np.errstate(invalid="ignore"):  # astropy divides zero by zero where there is no light
-        picture = make_lupton_rgb(red, green, blue, minimum=0.0, stretch=stretch, Q=q)
+        picture = make_lupton_rgb(red, green, blue, minimum=-_SKY * stretch, stretch=stretch, Q=q)
     picture[_bad(image)] = 0
     return np.ascontiguousarray(picture[::-1])
 

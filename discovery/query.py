@@ -52,6 +52,7 @@ class Query:
             check_position(*self.position)
         if self.cone is not None:
             object.__setattr__(self, "cone", _checked_cone(self.cone))
+        object.__setattr__(self, "radius_arcsec", float(self.radius_arcsec))
         both = sorted(set(self.like) & set(self.unlike))
         if both:
             raise ValueError(f"object {both[0]} is given both as like and as unlike")

@@ -76,7 +76,8 @@ def resolve(query: Query, version: Version, encoder: Encoder | None) -> Aim:
     ]
     view = query.view or _shared_view(candidates)
     if view != "any" and view not in version.views:
-        raise ValueError(f"this sky has no view {view!r}, it has {', '.join(version.views)}")
+        views = ", ".join(known for known in VIEWS if known in version.views)
+        raise ValueError(f"this sky has no view {view!r}, it has {views}")
     total = np.zeros(0)
     seeds = []
     for candidate in candidates:

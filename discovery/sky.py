@@ -255,13 +255,12 @@ class Sky:
         """
         rng = np.random.default_rng(seed)
         objects = self._version.objects(_corpus(self._version, self.views[0]))
-        ids = objects["object_id"]
-        if "mag_r" in objects.column_names:
-            bright_first = pc.sort_indices(objects["mag_r"], null_placement="at_end")
-            num_known = len(objects) - objects["mag_r"].null_count
-            if num_known:
-                ids = ids.take(bright_first[: max(1, round(_BRIGHT_SHARE * num_known))])
-        return str(ids[int(rng.integers(len(ids)))].as_py())
+        mag_r = objects["mag_r"].to_numpy()  # NaN where unknown, which sorts last
+        num_known = int(np.isfinite(mag_r).sum())
+        some = np.arange(len(objects))
+        if num_known:
+            some = np.argsort(mag_r)[: max(1, round(_BRIGHT_SHARE * num_known))]
+        return str(objects["object_id"][int(rng.choice(some))].as_py())
 
 
 def _corpus(version: Version, view: str) -> Int64[ndarray, " key"]:

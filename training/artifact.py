@@ -90,11 +90,7 @@ def load(folder: Path) -> Artifact:
     config = read_config(TransformerConfig, _read_json(folder / CONFIG), where=folder / CONFIG)
     transformer = Transformer(config)
     _load_weights(transformer, folder, digest, config)
-    codecs = {}
-    for key in config.domains_in:
-        name = STREAM[key].codec
-        if name not in codecs:
-            codecs[name] = load_codec(folder, name, key=key, digest=digest)
+    codecs = load_codecs(folder, tuple(config.domains_in), digest=digest)
     check_vocabularies(config, codecs, where=folder)
     head, head_hash = None, ""
     if (folder / "head").is_dir():
@@ -136,9 +132,16 @@ def load_codec(folder: Path, name: str, *, key: str, digest: hashlib._Hash | Non
     return codec.eval().requires_grad_(False)
 
 
-def load_codecs(folder: Path, keys: tuple[str, ...]) -> dict[str, Codec]:
+def load_codecs(
+    folder: Path, keys: tuple[str, ...], *, digest: hashlib._Hash | None = None
+) -> dict[str, Codec]:
     """Read the tokenizers of some streams, by codec name; ValueError as `load`."""
-    return {STREAM[key].codec: load_codec(folder, STREAM[key].codec, key=key) for key in keys}
+    codecs: dict[str, Codec] = {}
+    for key in keys:
+        name = STREAM[key].codec
+        if name not in codecs:
+            codecs[name] = load_codec(folder, name, key=key, digest=digest)
+    return codecs
 
 
 def check_vocabularies(

@@ -9,6 +9,7 @@ Files of observations are read by several processes; what they make does not dep
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -24,7 +25,7 @@ import torch
 
 from training import artifact, encoder, pretraining, search_head, tokenizer_fitting
 from training.artifact import write_text
-from training.augmentation import AugmentationConfig, disturb, turn
+from training.augmentation import disturb, turn
 from training.observations import Observation, ObservationBatch
 from training.recipe import Recipe, sky_config
 from training.search_head import ViewVectors
@@ -37,6 +38,7 @@ Figures = dict[str, Any]
 
 SKY = "sky"
 TOKENS = "tokens.npz"
+VECTORS = "vectors.npz"
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -106,18 +108,21 @@ def train_encoder(
 ) -> Figures:
     """Tokenize the data with the tokenizers in `out`, and train the transformer on the tokens.
 
-    Tokens that are already there are taken as they are; a checkpoint is resumed.
+    Tokens of the same tokenizers and settings are used again; a checkpoint is resumed.
 
     Raises:
         ValueError: a tokenizer is missing or does not fit the model's streams.
     """
     model, training = recipe.encoder.model, recipe.encoder.training
-    codecs = artifact.load_codecs(out, tuple(model.domains_in))
+    digest = hashlib.sha256()
+    codecs = artifact.load_codecs(out, tuple(model.domains_in), digest=digest)
     artifact.check_vocabularies(model, codecs, where=out)
-    if (out / TOKENS).is_file():
-        shard = TokenShard.read(out / TOKENS)
-    else:
-        files = prepare_data(recipe, out, progress, num_workers=num_workers)
+    files = prepare_data(recipe, out, progress, num_workers=num_workers)
+    made_from = _made_from(
+        files, recipe, codecs=digest.hexdigest(), copies=recipe.encoder.copies, seed=training.seed
+    )
+    shard = TokenShard.read(out / TOKENS) if (out / TOKENS).is_file() else None
+    if shard is None or shard.made_from != made_from:
         tasks = [
             _TokenTask(number, file, recipe.data.survey, recipe.encoder.copies, training.seed)
             for number, file in enumerate(files)
@@ -126,7 +131,7 @@ def train_encoder(
         shards = _in_processes(
             _tokenize_file, tasks, _load_codecs, state, num_workers, progress, "tokenizing"
         )
-        shard = concatenate([part for part in shards if len(part)])
+        shard = concatenate(shards, made_from=made_from)
         shard.write(out / TOKENS)
     torch.manual_seed(training.seed)
     transformer = Transformer(model)
@@ -166,27 +171,27 @@ def train_search_head(
     settings = recipe.search_head
     frozen = encoder.load(out)
     files = prepare_data(recipe, out, progress, num_workers=num_workers)
-    left = settings.max_objects
-    tasks = []
-    for number, file in enumerate(files):
-        tasks.append(
-            _VectorTask(
-                number, file, recipe.data.survey, settings.copies, settings.augmentation,
-                settings.seed, -(-left // (len(files) - number)),
-            )
-        )  # fmt: skip
-        left -= tasks[-1].max_objects
-    parts = _in_processes(
-        _embed_file, tasks, _load_encoder, (out,), num_workers, progress, "embedding copies"
+    made_from = _made_from(
+        files,
+        recipe,
+        encoder=frozen.hash,
+        augmentation=artifact.dump_config(settings.augmentation),
+        copies=settings.copies,
+        max_objects=settings.max_objects,
+        seed=settings.seed,
     )
-    views = sorted({view for part in parts for view in part}, key=encoder.VIEWS.index)
-    data = {
-        view: ViewVectors(
-            objects=np.concatenate([part[view].objects for part in parts if view in part]),
-            vectors=np.concatenate([part[view].vectors for part in parts if view in part]),
+    data = _read_vectors(out / VECTORS, made_from)
+    if data is None:
+        tasks, left = [], settings.max_objects
+        for number, file in enumerate(files):
+            share = -(-left // (len(files) - number))  # spread over all files
+            tasks.append(_VectorTask(number, file, recipe, share))
+            left -= share
+        parts = _in_processes(
+            _embed_file, tasks, _load_encoder, (out,), num_workers, progress, "embedding copies"
         )
-        for view in views
-    }
+        data = _join(parts)
+        _write_vectors(out / VECTORS, data, made_from)
     head, report = search_head.fit(
         data,
         settings.training,
@@ -222,10 +227,7 @@ class _TokenTask:
 class _VectorTask:
     number: int
     file: Path
-    survey: str
-    copies: int
-    augmentation: AugmentationConfig
-    seed: int
+    recipe: Recipe
     max_objects: int
 
 
@@ -262,20 +264,23 @@ def _tokenize_file(task: _TokenTask) -> TokenShard:
 
 
 def _embed_file(task: _VectorTask) -> dict[str, ViewVectors]:
-    rng = np.random.default_rng([task.seed, task.number])
+    settings = task.recipe.search_head
+    rng = np.random.default_rng([settings.seed, task.number])
     objects: dict[str, list[int]] = {}
     vectors: dict[str, list[np.ndarray]] = {}
     start = task.number * MAX_OBJECTS_A_FILE
     left = task.max_objects
-    for batch in reader(task.survey).read(task.file):
+    for batch in reader(task.recipe.data.survey).read(task.file):
         seen: Sequence[Observation] = batch.observations[:left]
         left -= len(seen)
-        copies = [disturb(one, rng, task.augmentation) for one in seen for _ in range(task.copies)]
+        copies = [
+            disturb(one, rng, settings.augmentation) for one in seen for _ in range(settings.copies)
+        ]
         embedded = _encoders[0].embed(copies)
         for row, view, vector in zip(
             embedded.rows.tolist(), embedded.views, embedded.vectors, strict=True
         ):
-            objects.setdefault(view, []).append(start + row // task.copies)
+            objects.setdefault(view, []).append(start + row // settings.copies)
             vectors.setdefault(view, []).append(vector)
         start += len(seen)
         if not left:
@@ -286,6 +291,48 @@ def _embed_file(task: _VectorTask) -> dict[str, ViewVectors]:
         )
         for view in objects
     }
+
+
+def _join(parts: Sequence[dict[str, ViewVectors]]) -> dict[str, ViewVectors]:
+    views = sorted({view for part in parts for view in part}, key=encoder.VIEWS.index)
+    return {
+        view: ViewVectors(
+            objects=np.concatenate([part[view].objects for part in parts if view in part]),
+            vectors=np.concatenate([part[view].vectors for part in parts if view in part]),
+        )
+        for view in views
+    }
+
+
+def _write_vectors(file: Path, data: dict[str, ViewVectors], made_from: str) -> None:
+    arrays: dict[str, np.ndarray] = {"made_from": np.array(made_from)}
+    for view, part in data.items():
+        arrays |= {f"objects/{view}": part.objects, f"vectors/{view}": part.vectors}
+    partial = file.with_name(file.name + ".partial")
+    with partial.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, **arrays)
+    os.replace(partial, file)
+
+
+def _read_vectors(file: Path, made_from: str) -> dict[str, ViewVectors] | None:
+    """Vectors of an earlier run; None where there are none, or of other settings."""
+    if not file.is_file():
+        return None
+    with np.load(file, allow_pickle=False) as stored:
+        if str(stored["made_from"]) != made_from:
+            return None
+        return {
+            view: ViewVectors(objects=stored[f"objects/{view}"], vectors=stored[f"vectors/{view}"])
+            for view in encoder.VIEWS
+            if f"objects/{view}" in stored.files
+        }
+
+
+def _made_from(files: Sequence[Path], recipe: Recipe, **settings: object) -> str:
+    """One line that changes when anything does that tokens or vectors are made from."""
+    seen = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    text = json.dumps([recipe.data.survey, seen, settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _in_processes(

@@ -96,13 +96,14 @@ class TokenShard:
     tokens: Mapping[str, UInt16[ndarray, "row _"]]  # stream -> codes, 0 where absent
     present: Mapping[str, Bool[ndarray, " row"]]
     objects: Int64[ndarray, " row"]
+    made_from: str = ""  # what tells whether the shard is stale, e.g. a hash of the tokenizers
 
     def __len__(self) -> int:
         return len(self.objects)
 
     def write(self, file: Path) -> None:
         """Write as npz, whole or not at all."""
-        arrays = {"objects": self.objects}
+        arrays = {"objects": self.objects, "made_from": np.array(self.made_from)}
         arrays.update({f"tokens/{key}": codes for key, codes in self.tokens.items()})
         arrays.update({f"present/{key}": flags for key, flags in self.present.items()})
         partial = file.with_name(file.name + ".partial")
@@ -122,7 +123,12 @@ class TokenShard:
                 if name.startswith("tokens/")
             }
             present = {key: arrays[f"present/{key}"] for key in tokens}
-            return cls(tokens=tokens, present=present, objects=arrays["objects"])
+            return cls(
+                tokens=tokens,
+                present=present,
+                objects=arrays["objects"],
+                made_from=str(arrays["made_from"]),
+            )
         except (zipfile.BadZipFile, KeyError, EOFError, ValueError) as error:
             raise ValueError(f"{file}: not a token shard ({error})") from error
 
@@ -153,7 +159,7 @@ def pack(
     return TokenShard(tokens=tokens, present=present, objects=np.array(objects, dtype=np.int64))
 
 
-def concatenate(shards: Sequence[TokenShard]) -> TokenShard:
+def concatenate(shards: Sequence[TokenShard], *, made_from: str = "") -> TokenShard:
     """One shard of many; their object numbers must already be distinct.
 
     Raises:
@@ -166,4 +172,5 @@ def concatenate(shards: Sequence[TokenShard]) -> TokenShard:
         tokens={key: np.concatenate([shard.tokens[key] for shard in shards]) for key in keys},
         present={key: np.concatenate([shard.present[key] for shard in shards]) for key in keys},
         objects=np.concatenate([shard.objects for shard in shards]),
+        made_from=made_from,
     )

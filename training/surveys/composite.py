@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -208,9 +209,12 @@ def _read_crops(file: Path) -> _Crops:
         OSError: the file cannot be read.
     """
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("expected a npz archive, got a single array")
             arrays = {key: archive[key] for key in archive.files}
-    except (zipfile.BadZipFile, EOFError, AttributeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"not a npz file that can be read: {error}") from error
     stacks = {
         key: array

@@ -69,7 +69,7 @@ def cut_out(
         )
     height, width = planes.shape[1:]
     rows, columns = _weights(height, scale_y_arcsec), _weights(width, scale_x_arcsec)
-    padded = min(rows.sum(1).min(), columns.sum(1).min()) < MIN_COVERED
+    padded = bool(rows.sum(1).min() * columns.sum(1).min() < MIN_COVERED)
     # What lies beyond the 25 arcsec takes no part.
     y, x = _reach(rows), _reach(columns)
     rows, columns, planes = rows[:, y], columns[:, x], planes[:, y, x]

@@ -1,0 +1,252 @@
+"""Legacy Survey cutouts: flux, bands, orientation and position as the FITS header has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.wcs import WCS
+from jaxtyping import Float32
+from numpy import ndarray
+
+from training.observations import IMAGE_SIZE, PIXEL_SCALE_ARCSEC, Observation
+from training.surveys import legacysurvey
+
+GOOD = ("example_a.fits", "example_c.fits", "temp_small.fits")
+
+
+def header(
+    *, size: int = 120, scale_arcsec: float = 0.262, bands: str = "grz", flip_x: bool = False
+) -> fits.Header:
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval = [359.9999, 2.5]
+    wcs.wcs.crpix = [(size + 1) / 2, (size + 1) / 2]
+    step = scale_arcsec / 3600
+    wcs.wcs.cd = [[step if flip_x else -step, 0], [0, step]]
+    made: fits.Header = wcs.to_header()
+    made["BANDS"] = bands
+    made["SURVEY"], made["VERSION"] = "LegacySurvey", "DR10"
+    return made
+
+
+def noise(size: int = 120, num_bands: int = 3) -> Float32[ndarray, "band y x"]:
+    rng = np.random.default_rng(size)
+    return rng.normal(scale=0.01, size=(num_bands, size, size)).astype(np.float32)
+
+
+def write(file: Path, planes: ndarray | None, cards: fits.Header) -> Path:
+    fits.PrimaryHDU(planes, cards).writeto(file)
+    return file
+
+
+def only(file: Path) -> Observation:
+    (batch,) = list(legacysurvey.read(file))
+    assert batch.skipped == ()
+    (observation,) = batch.observations
+    return observation
+
+
+def only_reason(file: Path) -> str:
+    (batch,) = list(legacysurvey.read(file))
+    assert batch.observations == ()
+    return batch.skipped[0].reason
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_real_cutouts_are_read_with_their_bands_release_and_position(
+    name: str, shared_data: Path
+) -> None:
+    file = shared_data / "legacysurvey_fits_cutouts" / name
+    cards = fits.getheader(file)
+
+    seen = only(file)
+
+    assert seen.object_id == seen.source_id == name.removesuffix(".fits")
+    assert (seen.survey, seen.release, seen.calibrated) == ("legacysurvey", cards["VERSION"], True)
+    assert seen.ra_deg == pytest.approx(cards["CRVAL1"], abs=1e-6)
+    assert seen.dec_deg == pytest.approx(cards["CRVAL2"], abs=1e-6)
+    assert seen.image is not None
+    assert seen.image.bands == ("DES-G", "DES-R", "DES-Z")
+    assert seen.image.flux.shape == (3, IMAGE_SIZE, IMAGE_SIZE)
+    brightest = np.array(np.unravel_index(seen.image.flux[1].argmax(), (IMAGE_SIZE, IMAGE_SIZE)))
+    assert np.hypot(*(brightest - 47.5)) * PIXEL_SCALE_ARCSEC < 1.5  # centred on its object
+
+
+def test_one_galaxy_has_one_brightness_at_two_pixel_scales(shared_data: Path) -> None:
+    folder = shared_data / "legacysurvey_fits_cutouts"
+    fine, native = only(folder / "example_a.fits"), only(folder / "temp_small.fits")
+
+    assert fine.image is not None
+    assert native.image is not None
+    assert "resampled from 0.100 arcsec per pixel" in fine.notes
+    for band in ("g", "r", "z"):
+        key = f"tok_flux_{band}"
+        assert fine.scalars[key] == pytest.approx(native.scalars[key], rel=0.01)
+        assert fine.catalogue[f"flux_{band}_nmgy"] == fine.scalars[key]
+        assert fine.catalogue[f"mag_{band}"] == pytest.approx(
+            22.5 - 2.5 * np.log10(fine.scalars[key])
+        )
+    for plane in range(3):  # and the same picture: two reductions, half a pixel apart
+        assert np.corrcoef(fine.image.flux[plane].flat, native.image.flux[plane].flat)[0, 1] > 0.98
+
+
+def test_the_truncated_file_is_skipped_with_its_reason(shared_data: Path) -> None:
+    reason = only_reason(shared_data / "legacysurvey_fits_cutouts" / "example_incomplete.fits")
+
+    assert reason.startswith("truncated")
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_reading_twice_and_reading_one_give_the_same(name: str, shared_data: Path) -> None:
+    file = shared_data / "legacysurvey_fits_cutouts" / name
+    first, second = only(file), legacysurvey.read_one(file, "")
+
+    assert first.fingerprint == second.fingerprint
+    assert first.image is not None
+    assert second.image is not None
+    np.testing.assert_array_equal(first.image.flux, second.image.flux)
+    np.testing.assert_array_equal(first.image.ivar, second.image.ivar)
+    assert (first.catalogue, first.notes) == (second.catalogue, second.notes)
+
+
+@pytest.mark.parametrize("flip_x", [False, True])
+@pytest.mark.parametrize("scale", [0.2, 0.262, 0.4])
+def test_a_star_lies_where_the_wcs_says(scale: float, flip_x: bool, tmp_path: Path) -> None:
+    cards = header(size=150, scale_arcsec=scale, flip_x=flip_x)
+    centre = SkyCoord(359.9999, 2.5, unit="deg")
+    star = centre.spherical_offsets_by(5 * u.arcsec, 3 * u.arcsec)
+    x, y = WCS(cards, naxis=2).world_to_pixel(star)
+    planes = noise(150) * 0.001
+    grid = np.arange(150)
+    planes += np.exp(-((grid[:, None] - y) ** 2 + (grid - x) ** 2) / 8)
+
+    seen = only(write(tmp_path / "star.fits", planes, cards))
+
+    assert seen.image is not None
+    weight = seen.image.flux[0] / seen.image.flux[0].sum()
+    offset = (np.arange(IMAGE_SIZE) - 47.5) * PIXEL_SCALE_ARCSEC
+    assert (weight.sum(0) * offset).sum() == pytest.approx(-5, abs=0.15)  # 5 arcsec east: left
+    assert (weight.sum(1) * offset).sum() == pytest.approx(3, abs=0.15)  # 3 arcsec north: up
+    assert seen.ra_deg == pytest.approx(359.9999)
+
+
+def test_right_ascension_stays_below_360(tmp_path: Path) -> None:
+    cards = header()
+    cards["CRVAL1"] = 360.0
+
+    assert only(write(tmp_path / "zero.fits", noise(), cards)).ra_deg == 0
+
+
+def test_bands_come_from_the_header_in_its_order(tmp_path: Path) -> None:
+    planes = noise(num_bands=4)
+
+    seen = only(write(tmp_path / "four.fits", planes, header(bands="zrig")))
+
+    assert seen.image is not None
+    assert seen.image.bands == ("DES-Z", "DES-R", "DES-I", "DES-G")
+    np.testing.assert_array_equal(seen.image.flux[3], planes[3, 12:108, 12:108])
+
+
+def test_an_unknown_band_is_named(tmp_path: Path) -> None:
+    reason = only_reason(write(tmp_path / "y.fits", noise(), header(bands="gry")))
+
+    assert reason == "HDU 0: unknown band 'y': expected g, r, i or z"
+
+
+def test_bands_that_do_not_fit_the_planes_are_refused(tmp_path: Path) -> None:
+    reason = only_reason(write(tmp_path / "two.fits", noise(), header(bands="gr")))
+
+    assert "expected 3 bands" in reason
+
+
+def test_an_image_without_wcs_is_refused(tmp_path: Path) -> None:
+    reason = only_reason(write(tmp_path / "x.fits", noise(), fits.Header({"BANDS": "grz"})))
+
+    assert "no celestial WCS" in reason
+
+
+def test_a_small_image_is_padded_and_says_so(tmp_path: Path) -> None:
+    seen = only(write(tmp_path / "small.fits", noise(80), header(size=80)))
+
+    assert "padded from 80 x 80 px" in seen.notes
+    assert seen.image is not None
+    assert (~seen.image.mask).sum() == 3 * 80 * 80
+    assert (seen.image.ivar[seen.image.mask] == 0).all()
+
+
+def test_an_image_of_nan_is_refused(tmp_path: Path) -> None:
+    nan = np.full((3, 120, 120), np.nan, np.float32)
+
+    assert "no usable pixel" in only_reason(write(tmp_path / "nan.fits", nan, header()))
+
+
+def test_pixels_without_data_are_masked_and_zero(tmp_path: Path) -> None:
+    planes = noise()
+    planes[0, 60, 60], planes[2, 61, 59] = np.nan, 0  # the viewer writes 0 where it has no data
+
+    seen = only(write(tmp_path / "holes.fits", planes, header()))
+
+    assert seen.image is not None
+    assert seen.image.mask.sum() == 2
+    assert seen.image.mask[0, 48, 48]
+    assert seen.image.mask[2, 49, 47]
+    assert (seen.image.flux[seen.image.mask] == 0).all()
+
+
+@pytest.mark.parametrize("value", [0, -3])
+def test_a_cutout_without_positive_inverse_variance_is_refused(value: int, tmp_path: Path) -> None:
+    file = tmp_path / "ivar.fits"
+    ivar = fits.ImageHDU(np.full((3, 120, 120), value, np.float32), header())
+    ivar.header["IMAGETYP"] = "invvar"
+    fits.HDUList([fits.PrimaryHDU(noise(), header()), ivar]).writeto(file)
+
+    assert "inverse variance is not positive" in only_reason(file)
+
+
+def test_inverse_variance_in_the_file_is_used(tmp_path: Path) -> None:
+    file = tmp_path / "ivar.fits"
+    values = np.full((3, 120, 120), 900, np.float32)
+    values[1, 60, 60] = -1
+    ivar = fits.ImageHDU(values, header())
+    ivar.header["IMAGETYP"] = "invvar"
+    fits.HDUList([fits.PrimaryHDU(noise(), header()), ivar]).writeto(file)
+
+    seen = only(file)
+
+    assert seen.image is not None
+    assert "ivar estimated" not in seen.notes
+    assert seen.image.mask.sum() == 1
+    assert np.unique(seen.image.ivar).tolist() == [0, 900]
+
+
+def test_the_aperture_holds_a_point_source_and_its_magnitude_is_ab(tmp_path: Path) -> None:
+    grid = np.arange(120) - 59.5
+    profile = np.exp(-(grid[:, None] ** 2 + grid**2) / (2 * 2.5**2)) / (2 * np.pi * 2.5**2)
+    planes = noise() * 1e-4 + (100 * profile).astype(np.float32)
+
+    seen = only(write(tmp_path / "star.fits", planes, header()))
+
+    assert seen.catalogue["flux_r_nmgy"] == pytest.approx(100, rel=0.01)
+    assert seen.catalogue["mag_r"] == pytest.approx(17.5, abs=0.01)
+
+
+def test_a_negative_flux_has_no_magnitude_and_is_no_token(tmp_path: Path) -> None:
+    seen = only(write(tmp_path / "dark.fits", noise() - 1, header()))
+
+    assert isinstance(seen.catalogue["flux_g_nmgy"], float)
+    assert seen.catalogue["flux_g_nmgy"] < 0
+    assert "mag_g" not in seen.catalogue
+    assert dict(seen.scalars) == {}
+
+
+def test_another_content_has_another_fingerprint(tmp_path: Path) -> None:
+    planes = noise()
+    first = only(write(tmp_path / "a.fits", planes, header())).fingerprint
+    planes[0, 60, 60] += 1
+
+    assert only(write(tmp_path / "b.fits", planes, header())).fingerprint != first

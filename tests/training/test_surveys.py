@@ -1,0 +1,126 @@
+"""What all readers have in common: names, folders, and files that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from PIL import Image as Picture
+
+from training.surveys import SURVEYS, Reader, reader
+
+FIRST_SUFFIX = {"composite": ".jpg", "legacysurvey": ".fits", "sdss": ".fits"}
+
+
+def only_reason(survey: str, file: Path) -> str:
+    """Why a file is skipped, after checking that nothing else came of it."""
+    (batch,) = list(reader(survey).read(file))
+    assert batch.observations == ()
+    (skipped,) = batch.skipped
+    assert skipped.file == str(file)
+    with pytest.raises(ValueError, match=file.stem):
+        reader(survey).read_one(file, "")
+    return skipped.reason
+
+
+def test_an_unknown_survey_is_refused_and_the_known_ones_are_listed() -> None:
+    with pytest.raises(ValueError, match=r"unknown survey 'hst'.*composite, legacysurvey, sdss"):
+        reader("hst")
+
+
+@pytest.mark.parametrize("survey", SURVEYS)
+def test_every_survey_module_is_a_reader(survey: str) -> None:
+    if survey == "simulated":
+        pytest.importorskip("h5py")
+
+    assert isinstance(reader(survey), Reader)
+
+
+@pytest.mark.parametrize("survey", FIRST_SUFFIX)
+def test_an_empty_folder_is_refused(survey: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing to see")
+
+    with pytest.raises(ValueError, match=f"empty folder.*{FIRST_SUFFIX[survey]}"):
+        reader(survey).list_files(tmp_path)
+
+
+@pytest.mark.parametrize("survey", FIRST_SUFFIX)
+def test_a_folder_that_is_not_there_is_refused(survey: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file or folder"):
+        reader(survey).list_files(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("survey", FIRST_SUFFIX)
+def test_folders_are_listed_recursively_and_sorted(survey: str, tmp_path: Path) -> None:
+    suffix = FIRST_SUFFIX[survey]
+    wanted = [tmp_path / "a" / f"z{suffix}", tmp_path / "b" / "c" / f"a{suffix.upper()}"]
+    for file in (*wanted, tmp_path / "b" / "readme.txt", tmp_path / "b" / f"._hidden{suffix}"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+    assert reader(survey).list_files(tmp_path) == wanted
+    assert reader(survey).list_files(wanted[0]) == wanted[:1]
+
+
+@pytest.mark.parametrize("survey", FIRST_SUFFIX)
+def test_what_cannot_be_read_is_skipped_with_a_reason(survey: str, tmp_path: Path) -> None:
+    suffix = FIRST_SUFFIX[survey]
+    folder, link = tmp_path / f"folder{suffix}", tmp_path / f"link{suffix}"
+    folder.mkdir()
+    link.symlink_to(tmp_path / "gone")
+
+    assert reader(survey).list_files(tmp_path) == [folder, link]
+    assert only_reason(survey, folder) == "Is a directory"
+    assert only_reason(survey, link) == "No such file or directory"
+
+
+@pytest.mark.parametrize("survey", FIRST_SUFFIX)
+@pytest.mark.parametrize("content", [b"", b"Dear diary, no galaxies today.\n" * 200])
+def test_a_text_file_in_disguise_is_skipped(survey: str, content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / f"disguise{FIRST_SUFFIX[survey]}"
+    file.write_bytes(content)
+
+    assert any(word in only_reason(survey, file) for word in ("FITS", "not a JPEG"))
+
+
+@pytest.mark.parametrize("survey", ["legacysurvey", "sdss"])
+def test_fits_without_a_usable_hdu_is_skipped_and_says_what_is_in_it(
+    survey: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "empty.fits"
+    table = fits.BinTableHDU.from_columns([fits.Column("flux", "E", array=np.ones(3))], name="T")
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(file)
+
+    reason = only_reason(survey, file)
+
+    assert "no usable HDU: expected" in reason
+    assert "1 " in reason
+
+
+@pytest.mark.parametrize("survey", FIRST_SUFFIX)
+def test_a_file_of_one_object_has_no_parts(survey: str, tmp_path: Path) -> None:
+    file = tmp_path / f"one{FIRST_SUFFIX[survey]}"
+    file.touch()
+
+    with pytest.raises(ValueError, match="no part '3'"):
+        reader(survey).read_one(file, "3")
+
+
+def test_byte_identical_files_are_two_objects_of_one_fingerprint(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    picture = Picture.fromarray(rng.integers(0, 255, (120, 120, 3), dtype=np.uint8))
+    for name in ("first.png", "second.png"):
+        picture.save(tmp_path / name)
+    composite = reader("composite")
+
+    seen = [
+        observation
+        for file in composite.list_files(tmp_path)
+        for batch in composite.read(file)
+        for observation in batch.observations
+    ]
+
+    assert [observation.object_id for observation in seen] == ["first", "second"]
+    assert seen[0].fingerprint == seen[1].fingerprint

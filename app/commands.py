@@ -1,0 +1,76 @@
+"""`skykin app` and `skykin demo`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.demo import DEFAULT_FOLDER, Figures, measure, prepare, progress_bars
+from app.serving import serve
+
+commands = typer.Typer()
+
+Port = Annotated[int, typer.Option(help="Port on 127.0.0.1.")]
+
+
+@commands.command("app", epilog="Example: skykin app my_sky --port 8501")
+def app_command(
+    sky: Annotated[Path, typer.Argument(metavar="SKY", help="Folder that `skykin build` made.")],
+    port: Port = 8501,
+) -> None:
+    """Open the search page of a sky: prints its address, and serves it until Ctrl-C."""
+    _serve(sky, port)
+
+
+@commands.command("demo", epilog="Example: skykin demo --check --json")
+def demo_command(
+    check: Annotated[
+        bool, typer.Option("--check", help="Stop after the figures, without the page.")
+    ] = False,
+    objects: Annotated[int, typer.Option(help="Objects to simulate.")] = 2000,
+    folder: Annotated[
+        Path, typer.Option(help="Where simulated survey and sky are kept.")
+    ] = DEFAULT_FOLDER,
+    port: Port = 8501,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the figures as one JSON document; needs --check.")
+    ] = False,
+) -> None:
+    """Simulate a survey, build a sky of it, measure the search, and open the page.
+
+    Everything is kept, so that a second call opens the page at once.
+    """
+    if as_json and not check:
+        raise ValueError("--json goes with --check: the page has no JSON")
+    with progress_bars() as progress:
+        demo = prepare(folder, num_objects=objects, progress=progress)
+        figures = measure(demo, progress=progress)
+    if as_json:
+        print(json.dumps(figures.to_json(), allow_nan=False))
+        return
+    _print(figures)
+    typer.echo(f"{figures.num_objects:,} simulated objects are in {demo.sky}")
+    if not check:
+        _serve(demo.sky, port)
+
+
+def _print(figures: Figures) -> None:
+    typer.echo(f"nDCG@10 in view {figures.view}, queries left out of their own results:")
+    for found in figures.evaluations:
+        typer.echo(
+            f"  {found.label:<8} {found.ndcg:.3f} +- {found.error:.3f}"
+            f"   chance {found.chance:.3f}   {found.num_queries:,} queries"
+        )
+
+
+def _serve(sky: Path, port: int) -> None:
+    code = serve(
+        sky,
+        port=port,
+        announce=lambda address: typer.echo(f"Skykin shows {sky} at {address} (Ctrl-C stops it)"),
+    )
+    if code:
+        raise ValueError(f"the page stopped with exit code {code}")

@@ -105,7 +105,7 @@ def _psf_transform(psf: galsim.GSObject) -> Complex64[ndarray, "ky kx"]:
     return scipy.fft.rfft2(np.roll(grid, (-_PSF_SIZE // 2, -_PSF_SIZE // 2), axis=(0, 1)))
 
 
-def _to_camera(fine: Map) -> Map:
+def _to_camera(fine: Map) -> Float32[ndarray, "row column"]:
     """Add up fine pixels and cut the frame out."""
     frame = fine[MARGIN:-MARGIN, MARGIN:-MARGIN]
     return frame.reshape(IMAGE_SIZE, OVERSAMPLING, IMAGE_SIZE, OVERSAMPLING).sum(axis=(1, 3))

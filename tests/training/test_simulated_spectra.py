@@ -1,0 +1,132 @@
+"""Simulated spectra: lines where the redshift puts them, colours that agree, honest noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from training.surveys.simulated_spectra import (
+    EMISSION_LINES,
+    LIGHT_SPEED_KM_S,
+    Starlight,
+    StarSurface,
+    colours,
+    observe,
+    observed_flux,
+    spectrum_wavelength_angstrom,
+)
+
+OLD = Starlight(old=1.0, middle=0.0, young=0.0)
+YOUNG = Starlight(old=0.0, middle=0.0, young=1.0, metal_poor=0.5)
+WAVE = spectrum_wavelength_angstrom()
+
+
+def between(flux: np.ndarray, low: float, high: float) -> float:
+    return float(flux[(low < WAVE) & (high > WAVE)].mean())
+
+
+def test_the_grid_is_that_of_sdss() -> None:
+    assert len(WAVE) == 3840
+    assert WAVE[0] == pytest.approx(3801.9, abs=0.1)
+    np.testing.assert_allclose(np.diff(np.log10(WAVE)), 1e-4, rtol=0.01)
+
+
+@pytest.mark.parametrize("redshift", [0.0, 0.03, 0.12, 0.25])
+@pytest.mark.parametrize("line", ["Halpha", "Hbeta", "[OIII]5008", "[NII]6585", "[SII]6718"])
+def test_emission_lines_are_redshifted(line: str, redshift: float) -> None:
+    flux = observed_flux(YOUNG, redshift=redshift, flux_r_nmgy=10.0)
+    expected = EMISSION_LINES[line][0] * (1 + redshift)
+    near = np.abs(WAVE - expected) < 9
+
+    peak = WAVE[near][flux[near].argmax()]
+
+    assert peak == pytest.approx(expected, abs=2.0)
+    assert flux[near].max() > 1.1 * np.median(flux[np.abs(WAVE - expected) < 150])
+
+
+@pytest.mark.parametrize("redshift", [0.05, 0.2, 0.5])
+def test_old_stars_have_calcium_lines_and_the_4000_angstrom_break(redshift: float) -> None:
+    flux = observed_flux(OLD, redshift=redshift, flux_r_nmgy=10.0)
+    stretch = 1 + redshift
+
+    for calcium in (3934.8, 3969.6):
+        near = np.abs(WAVE - calcium * stretch) < 14
+        dip = WAVE[near][flux[near].argmin()]
+        assert dip == pytest.approx(calcium * stretch, abs=4 * stretch)
+    red = between(flux * WAVE**2, 4000 * stretch, 4100 * stretch)
+    blue = between(flux * WAVE**2, 3850 * stretch, 3950 * stretch)
+    assert 1.5 < red / blue < 2.4  # D_n(4000) of early-type galaxies
+
+
+def test_star_forming_galaxies_have_no_strong_break() -> None:
+    flux = observed_flux(YOUNG, redshift=0.1, flux_r_nmgy=10.0) * WAVE**2
+
+    assert between(flux, 4400, 4510) / between(flux, 4235, 4345) < 1.3
+
+
+@pytest.mark.parametrize("light", [OLD, YOUNG, StarSurface(temperature_k=6000.0)])
+@pytest.mark.parametrize("redshift", [0.0, 0.15])
+def test_spectrum_and_photometry_agree(light: Starlight | StarSurface, redshift: float) -> None:
+    flux = observed_flux(light, redshift=redshift, flux_r_nmgy=10.0)
+
+    def nanomaggies(centre: float, width: float) -> float:
+        response = np.exp(-0.69 * (2 * (WAVE - centre) / width) ** 12)
+        # counts of photons per log wavelength, over those of a flat 1 nmgy source
+        flat = 3.631e-29 * LIGHT_SPEED_KM_S * 1e13 / WAVE**2 * 1e17
+        counts = [(density * WAVE**2 * response).sum() for density in (flux, flat)]
+        return float(counts[0] / counts[1])
+
+    assert nanomaggies(6420, 1480) == pytest.approx(10.0, rel=0.01)
+    ratio = nanomaggies(4730, 1480) / nanomaggies(6420, 1480)
+    assert ratio == pytest.approx(colours(light, redshift)[0], rel=0.01)
+
+
+def test_colours_are_those_of_real_galaxies_and_stars() -> None:
+    def g_minus_r(light: Starlight | StarSurface, redshift: float = 0.0) -> float:
+        return -2.5 * float(np.log10(colours(light, redshift)[0]))
+
+    assert 0.7 < g_minus_r(OLD) < 0.9
+    assert g_minus_r(OLD, 0.3) > 1.4
+    assert g_minus_r(YOUNG) < 0.2
+    hot_to_cool = [g_minus_r(StarSurface(temperature_k=k)) for k in (15e3, 9e3, 6e3, 4.5e3, 3.3e3)]
+    assert (np.diff(hot_to_cool) > 0.1).all()
+
+
+def test_dust_reddens() -> None:
+    dusty = Starlight(old=1.0, middle=0.0, young=0.0, dust_mag=1.0)
+
+    assert colours(dusty, 0.1)[0] < colours(OLD, 0.1)[0]
+    assert colours(dusty, 0.1)[3] > colours(OLD, 0.1)[3]
+
+
+def test_balmer_lines_are_deepest_in_stars_of_nine_thousand_kelvin() -> None:
+    depth = {}
+    for kelvin in (4_500.0, 9_000.0, 22_000.0):
+        flux = observed_flux(StarSurface(temperature_k=kelvin), redshift=0.0, flux_r_nmgy=10.0)
+        side = 0.5 * (between(flux, 4780, 4810) + between(flux, 4915, 4945))
+        depth[kelvin] = 1 - between(flux, 4860, 4865) / side
+
+    assert depth[9_000.0] > 0.5
+    assert depth[9_000.0] > 2 * max(depth[4_500.0], depth[22_000.0])
+
+
+def test_noise_is_what_ivar_says() -> None:
+    clean = observed_flux(OLD, redshift=0.1, flux_r_nmgy=40.0)
+
+    spectrum = observe(clean, quality=1.0, rng=np.random.default_rng(5))
+
+    good = ~spectrum.mask
+    scaled = (spectrum.flux - clean)[good] * np.sqrt(spectrum.ivar[good])
+    assert scaled.std() == pytest.approx(1, abs=0.04)
+    assert (spectrum.ivar[spectrum.mask] == 0).all()
+    assert spectrum.mask[np.abs(WAVE - 5578.9) < 5].all()  # the brightest line of the night sky
+    assert spectrum.mask.mean() < 0.03
+
+
+@pytest.mark.parametrize(("mag", "low", "high"), [(17.0, 18, 40), (18.5, 8, 18), (19.8, 2, 7)])
+def test_signal_to_noise_is_that_of_sdss(mag: float, low: float, high: float) -> None:
+    clean = observed_flux(OLD, redshift=0.1, flux_r_nmgy=10 ** (0.4 * (22.5 - mag)))
+    spectrum = observe(clean, quality=1.0, rng=np.random.default_rng(5))
+    r = (WAVE > 5700) & (WAVE < 7100) & ~spectrum.mask
+
+    assert low < float(np.median(clean[r] * np.sqrt(spectrum.ivar[r]))) < high

@@ -17,7 +17,7 @@ from training.observations import Image, Spectrum, check_position
 DEFAULT_STRETCH_NMGY = 0.05  # flux per pixel at which the scale turns from linear to logarithmic
 DEFAULT_Q = 8.0
 
-_SKY = 0.12  # of the stretch, added to all flux: an empty sky is dark grey, its noise no confetti
+_SKY = 0.08  # of the stretch, added to all flux: an empty sky is dark grey, its noise no confetti
 
 # How much each band is raised so that a galaxy of common colour looks white: red bands are brighter
 # in nanomaggies. Order is that of wavelength.

@@ -53,7 +53,7 @@ def test_one_band_is_grey_and_more_are_not() -> None:
 def test_three_bands_are_lupton_of_astropy() -> None:
     image = cutout("DES-G", "DES-R", "DES-Z")
     blue, green, red = (image.flux.T * np.array([1.8, 1.0, 0.65])).T.astype(np.float64)
-    oracle = make_lupton_rgb(red, green, blue, minimum=-0.12 * 0.2, stretch=0.2, Q=6.0)
+    oracle = make_lupton_rgb(red, green, blue, minimum=-0.08 * 0.2, stretch=0.2, Q=6.0)
     np.testing.assert_array_equal(rgb(image, stretch=0.2, q=6.0), oracle[::-1])
 
 

@@ -101,8 +101,9 @@ def resolve_name(name: str) -> tuple[float, float]:
         with conf.set_temp("remote_timeout", _NAME_TIMEOUT_S):
             position = get_icrs_coordinates(name)
     except NameResolveError as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"could not resolve the name {name!r} ({' '.join(str(error).split())}). Names are looked up at "
+            f"could not resolve the name {name!r} ({reason}). Names are looked up at "
             f"{sesame_url.get()[0]}, which needs the network; a position works without it"
         ) from error
     return float(position.ra.deg) % 360, float(position.dec.deg)

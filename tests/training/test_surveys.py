@@ -108,6 +108,44 @@ def test_a_file_of_one_object_has_no_parts(survey: str, tmp_path: Path) -> None:
         reader(survey).read_one(file, "3")
 
 
+def sample(kind: str, shared_data: Path, folder: Path) -> Path:
+    """A good file of each kind."""
+    rgb = np.random.default_rng(0).integers(0, 255, (3, 40, 40, 3), dtype=np.uint8)
+    file = folder / f"sample.{kind.split()[-1]}"
+    if kind == "legacysurvey fits":
+        file.write_bytes((shared_data / "legacysurvey_fits_cutouts/temp_small.fits").read_bytes())
+    elif kind == "sdss fits":
+        spectrum = shared_data / "sdss_multimodal_10" / "spec-0266-51630-0168.fits"
+        file.write_bytes(spectrum.read_bytes())
+    elif kind == "composite npz":
+        np.savez_compressed(file, images=rgb, name=np.array(["a", "b", "c"]))
+    else:
+        Picture.fromarray(rgb[0]).save(file)
+    return file
+
+
+@pytest.mark.parametrize(
+    "kind", ["legacysurvey fits", "sdss fits", "composite npz", "composite png", "composite jpg"]
+)
+def test_a_damaged_file_is_read_or_skipped_but_never_stops_the_reader(
+    kind: str, shared_data: Path, tmp_path: Path
+) -> None:
+    file = sample(kind, shared_data, tmp_path)
+    survey, content = kind.split()[0], file.read_bytes()
+    assert all(batch.observations for batch in reader(survey).read(file))
+    rng = np.random.default_rng(1)
+    num_skipped = 0
+    for _ in range(60):
+        damaged = bytearray(content)
+        for place in rng.integers(0, min(len(content), 5000), rng.integers(1, 20)):
+            damaged[place] = rng.integers(32, 127)
+        file.write_bytes(damaged[: len(damaged) if rng.random() < 0.8 else rng.integers(9000)])
+        for batch in reader(survey).read(file):
+            num_skipped += len(batch.skipped)
+            assert all(skipped.reason for skipped in batch.skipped)
+    assert num_skipped > 0
+
+
 def test_byte_identical_files_are_two_objects_of_one_fingerprint(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     picture = Picture.fromarray(rng.integers(0, 255, (120, 120, 3), dtype=np.uint8))

@@ -12,6 +12,8 @@ their galaxy in it; sizes on the sky then mean nothing, and a note says so.
 from __future__ import annotations
 
 import io
+import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -40,6 +42,11 @@ from training.surveys.stretch import Look, grey_level_nmgy, look_of, undo
 SUFFIXES = (".jpg", ".jpeg", ".png", ".npz")
 MODES = ("RGB", "RGBA", "L", "P")  # 8 bits a channel
 RECIPE = "composite 1"  # part of the fingerprint: raise it when the same file gives other pixels
+# What zipfile and numpy let through when an archive is damaged.
+BROKEN_NPZ = (
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError, EOFError, KeyError),
+    *(NotImplementedError, OverflowError, MemoryError),
+)
 MAX_CACHED_BYTES = 2**28
 NAME_ARRAYS = ("object_id", "id", "name", "file", "names", "ids", "files")
 
@@ -171,7 +178,10 @@ def _decode(content: bytes) -> _Drawn:
         ValueError: not a picture, truncated, or not of 8 bits a channel.
     """
     try:
-        with Picture.open(io.BytesIO(content), formats=("JPEG", "PNG")) as picture:
+        with (
+            warnings.catch_warnings(action="ignore"),  # about palettes and metadata
+            Picture.open(io.BytesIO(content), formats=("JPEG", "PNG")) as picture,
+        ):
             width, height = picture.size
             if picture.mode not in MODES:
                 raise ValueError(f"expected 8-bit RGB, got a picture of mode {picture.mode}")
@@ -214,7 +224,7 @@ def _read_crops(file: Path) -> _Crops:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("expected a npz archive, got a single array")
             arrays = {key: archive[key] for key in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except BROKEN_NPZ as error:
         raise ValueError(f"not a npz file that can be read: {error}") from error
     stacks = {
         key: array

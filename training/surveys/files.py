@@ -16,6 +16,8 @@ from numpy import ndarray
 
 from training.observations import Observation, ObservationBatch, Skipped
 
+# What astropy lets through when a header is damaged.
+BROKEN_FITS = (fits.VerifyError, KeyError, IndexError, TypeError, OverflowError, MemoryError)
 FITS_SUFFIXES = (".fits", ".fits.gz", ".fit", ".fits.fz")
 
 
@@ -94,12 +96,16 @@ def open_fits(file: Path) -> Iterator[OpenFits]:
 
     Raises:
         OSError: the file cannot be read or is not FITS.
+        ValueError: its headers are damaged, found while it is used.
     """
     content = file.read_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)
-        with fits.open(io.BytesIO(content), memmap=False) as hdus:
-            yield OpenFits(hdus, content)
+        try:
+            with fits.open(io.BytesIO(content), memmap=False) as hdus:
+                yield OpenFits(hdus, content)
+        except BROKEN_FITS as error:
+            raise ValueError(f"broken FITS header: {type(error).__name__}: {error}") from error
 
 
 def pixels(hdu: fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU) -> ndarray | None:

@@ -421,11 +421,11 @@ class _Writer:
         kept = self._kept_rows(gone)
         segments = []
         views = sorted({*new, *(view for view, _ in remade)})
-        for done, view in enumerate(views):
-            if self.progress:
-                self.progress("segments", done, len(views))
+        for done, view in enumerate(views, 1):
             again = [i for of_view, i in remade if of_view == view]
             segments.append(self._segment(view, kept, again, new.get(view)))
+            if self.progress:
+                self.progress("segments", done, len(views))
         partitions, objects = self._objects(new, gone, changes)
         final = self.sky / "versions" / str(number)
         with disk.new_folder(final.parent) as temporary:

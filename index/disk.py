@@ -103,6 +103,20 @@ def write_array_blocks(
             raise AssertionError(f"{path}: {shape[0]} rows announced, {num_written} written")
 
 
+def read_array(path: Path, *, mapped: bool = False) -> ndarray:
+    """Read a .npy file, or map it into memory.
+
+    Raises:
+        VersionCorrupt: it is missing or damaged.
+    """
+    try:
+        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise VersionCorrupt(f"{path} is missing") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise VersionCorrupt(f"{path} is damaged: {error}") from error
+
+
 def write_table(path: Path, table: pa.Table) -> None:
     with new_file(path) as handle:
         pq.write_table(table, handle, compression="zstd")

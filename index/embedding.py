@@ -147,7 +147,7 @@ def embed_files(
     finished: dict[int, ReadFile] = {}
     num_embedded = 0
     flushed = time.monotonic()
-    if progress:
+    if progress and files:
         progress("embedding", 0, len(files))
     for task, piece in workers.stream(
         partial(_file_handler, job, survey), tasks, num_workers=num_workers

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from index.embedding import JointTask
 from index.objects import ROW_FIELDS
+from index.predicate import connection
 from training.observations import fingerprint
 
 _OBSERVATION = ("survey", "release", "source_id")
@@ -55,9 +55,9 @@ def find_joints(rows: pa.Table, object_ids: dict[int, str]) -> dict[int, Joint]:
         rows: All rows that the new version will have: object_key, view, ROW_FIELDS.
         object_ids: By key.
     """
-    with duckdb.connect() as connection:
-        connection.register("seen", rows.select([*_COLUMNS]))
-        keys = connection.sql(
+    with connection() as database:
+        database.register("seen", rows.select([*_COLUMNS]))
+        keys = database.sql(
             """
             SELECT object_key FROM seen WHERE source <> '' AND "view" IN ('image', 'spectrum')
             GROUP BY object_key

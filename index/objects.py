@@ -16,13 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from index.predicate import quoted
+from index.predicate import connection, quoted
 from training.observations import CatalogueValue, Observation
 
 # Columns that every sky has, so that a predicate on one of them is never an unknown column.
@@ -131,10 +130,10 @@ def merge_rows(rows: pa.Table, ids: pa.Table) -> pa.Table:
 
     columns = [first(name, f"{quoted(name)} IS NOT NULL") for name in merged]
     columns.append(first("redshift_source", "redshift IS NOT NULL"))
-    with duckdb.connect() as connection:
-        connection.register("seen", rows)
-        connection.register("ids", ids)
-        table = connection.sql(
+    with connection() as database:
+        database.register("seen", rows)
+        database.register("ids", ids)
+        table = database.sql(
             f"""
             SELECT ids.object_key, ids.object_id, merged.* EXCLUDE (object_key)
             FROM ids JOIN (

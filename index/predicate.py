@@ -8,9 +8,11 @@ true nor false. Division by zero gives NULL.
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -55,17 +57,34 @@ def condition(predicate: str, columns: Mapping[str, str]) -> str:
         raise ValueError("expected a predicate such as 'redshift > 0.2', got an empty text")
     statement = _parse(predicate)
     where = statement["node"].pop("where_clause", None)
-    frame = _parse("true")
-    frame["node"].pop("where_clause")
-    if _NO_LOCATION.sub("", json.dumps(statement)) != _NO_LOCATION.sub("", json.dumps(frame)):
+    if _NO_LOCATION.sub("", json.dumps(statement)) != _frame():
         raise ValueError(f"expected one condition and nothing behind it, got {predicate!r}")
     known = {name.lower(): name for name in columns}
     return _Writer(known).write(where)
 
 
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    atexit.register(_database.cache_clear)  # a database that outlives Python complains on stderr
+    return duckdb.connect(config={"enable_external_access": "false"})
+
+
+def connection() -> duckdb.DuckDBPyConnection:
+    """A connection of one's own to an empty database in memory; opening a database takes longer."""
+    return _database().cursor()
+
+
+@cache
+def _frame() -> str:
+    """What stands around a condition, as JSON."""
+    statement = _parse("true")
+    statement["node"].pop("where_clause")
+    return _NO_LOCATION.sub("", json.dumps(statement))
+
+
 def _parse(predicate: str) -> dict[str, Any]:
-    with duckdb.connect() as connection:
-        (text,) = connection.execute(
+    with connection() as database:
+        (text,) = database.execute(
             "SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT 1 FROM objects WHERE\n{predicate}"]
         ).fetchone()
     parsed = json.loads(text)

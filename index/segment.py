@@ -90,10 +90,7 @@ class Segment:
         return table.add_column(0, "object_key", pa.array(self.object_key))
 
     def _load(self, name: str, shape: tuple[int, ...]) -> ndarray:
-        try:
-            array = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise VersionCorrupt(f"{self.folder / name} is damaged: {error}") from error
+        array = disk.read_array(self.folder / name, mapped=True)
         if array.shape != shape:
             raise VersionCorrupt(f"{self.folder / name}: expected shape {shape}, got {array.shape}")
         return array

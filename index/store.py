@@ -97,7 +97,7 @@ class Store:
         part, row = known.part[place], known.row[place]
         out: ndarray | None = None
         for number in np.unique(part):
-            stored = np.load(known.parts[number] / "vectors.npy", mmap_mode="r", allow_pickle=False)
+            stored = disk.read_array(known.parts[number] / "vectors.npy", mapped=True)
             if out is None:
                 out = np.empty((len(fingerprints), stored.shape[1]), np.float16)
             here = np.flatnonzero(part == number)
@@ -127,10 +127,7 @@ class Store:
 
     def _add_part(self, view: str, part: Path) -> None:
         known = self._views[view]
-        try:
-            stored = np.load(part / "fingerprint.npy", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise VersionCorrupt(f"{part / 'fingerprint.npy'} is missing or damaged") from error
+        stored = disk.read_array(part / "fingerprint.npy")
         fingerprints = np.ascontiguousarray(stored).view("S32").reshape(-1)
         number = len(known.parts)
         known.parts.append(part)

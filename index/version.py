@@ -14,12 +14,12 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from mocpy import MOC
 from numpy import ndarray
 
-from index import search
+from index import disk, search
 from index.errors import UnknownObject, VersionCorrupt
 from index.footprint import read_footprint
 from index.manifest import Manifest, read_manifest
 from index.partitions import read_partitions
-from index.predicate import condition
+from index.predicate import condition, connection
 from index.search import Live, Neighbors
 from index.segment import Segment, check_size
 from training.observations import check_position
@@ -69,10 +69,7 @@ class Version:
             return Live(segment, None)
         path = self.sky / record.deleted.file
         check_size(path, record.deleted.num_bytes)
-        try:
-            bits = np.unpackbits(np.load(path, allow_pickle=False), count=segment.num_rows)
-        except (OSError, ValueError) as error:
-            raise VersionCorrupt(f"{path} is damaged: {error}") from error
+        bits = np.unpackbits(disk.read_array(path), count=segment.num_rows)
         return Live(segment, bits == 0)
 
     @cached_property
@@ -122,10 +119,10 @@ class Version:
             ValueError: it is no predicate, names an unknown column or compares unlike types.
         """
         sql = condition(predicate, self.columns)
-        with duckdb.connect(config={"enable_external_access": "false"}) as connection:
-            connection.register("objects", self.table)
+        with connection() as database:
+            database.register("objects", self.table)
             try:
-                found = connection.execute(
+                found = database.execute(
                     f"SELECT object_key FROM objects WHERE {sql} ORDER BY object_key"
                 ).fetchnumpy()
             except duckdb.Error as error:

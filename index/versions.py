@@ -12,7 +12,7 @@ from pathlib import Path
 
 from index import disk
 from index.errors import VersionCorrupt
-from index.manifest import FileRecord, Manifest, read_head, read_manifest
+from index.manifest import FileRecord, Manifest, SkyHead, read_head, read_manifest
 from index.version import Version
 
 __all__ = [
@@ -63,18 +63,16 @@ def current_number(sky: Path) -> int:
     """Number of the published version.
 
     Raises:
-        NotASky: the folder is missing or foreign.
         VersionCorrupt: no version is published, or CURRENT names none.
     """
-    read_head(sky)
     try:
-        text = (sky / "CURRENT").read_text().strip()
+        text = (sky / "CURRENT").read_text(errors="replace").strip()
     except FileNotFoundError as error:
         raise VersionCorrupt(
             f"{sky} has no published version (no file CURRENT): run `skykin build`, which goes on "
             "where it stopped, or `skykin rollback` to a version that is there"
         ) from error
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal()):
         raise VersionCorrupt(f"{sky / 'CURRENT'}: expected the number of a version, got {text!r}")
     return int(text)
 
@@ -87,10 +85,8 @@ def open_version(sky: Path, number: int | None = None) -> Version:
         VersionCorrupt: the version is not there or not whole.
     """
     sky = Path(sky)
-    if number is None:
-        number = current_number(sky)
     read_head(sky)
-    return Version(sky, number)
+    return Version(sky, current_number(sky) if number is None else number)
 
 
 def numbers(sky: Path) -> list[int]:
@@ -103,6 +99,8 @@ def numbers(sky: Path) -> list[int]:
 
 def versions(sky: Path) -> list[VersionSummary]:
     """All versions, oldest first."""
+    sky = Path(sky)
+    read_head(sky)
     published = current_number(sky)
     out = []
     for number in numbers(sky):
@@ -130,8 +128,8 @@ def rollback(sky: Path, number: int | None = None) -> int:
         VersionCorrupt: it is not whole; what is published stays.
     """
     sky = Path(sky)
-    there = numbers(sky)
     read_head(sky)
+    there = numbers(sky)
     if number is None:
         older = [each for each in there if each < current_number(sky)]
         if not older:
@@ -156,7 +154,11 @@ def verify(sky: Path) -> VerifyReport:
     problems: dict[str, str] = {}
     expected: dict[str, FileRecord] = {}
     found = numbers(sky)
-    head = read_head(sky)
+    head: SkyHead | None = None
+    try:
+        head = read_head(sky)
+    except VersionCorrupt as error:
+        problems["sky.json"] = str(error)
     try:
         number = current_number(sky)
         if number not in found:
@@ -166,7 +168,7 @@ def verify(sky: Path) -> VerifyReport:
     for number in found:
         try:
             manifest = read_manifest(sky, number)
-            if manifest.encoder.hash != head.encoder.hash:
+            if head is not None and manifest.encoder.hash != head.encoder.hash:
                 problems["sky.json"] = f"names another encoder than version {number}"
             expected.update(_files_of(sky, manifest, problems))
         except VersionCorrupt as error:

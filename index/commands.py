@@ -1,0 +1,169 @@
+"""The commands build, versions, rollback and verify."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from index.errors import VersionCorrupt
+
+if TYPE_CHECKING:
+    from index.building import BuildReport
+
+commands = typer.Typer(no_args_is_help=True, help="Build a sky and look after its versions.")
+
+SkyFolder = Annotated[Path, typer.Argument(metavar="SKY", help="Folder of the sky.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+SHOWN = 20  # skipped files that are printed one by one
+
+
+@commands.command("build")
+def build_command(
+    sky: SkyFolder,
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="SOURCE...", help="Files, or folders read recursively."),
+    ],
+    survey: Annotated[
+        str, typer.Option(help="Who made the files: composite, legacysurvey, sdss or simulated.")
+    ],
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Shipped name or folder. Default: the sky's own; nano for a new sky."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes. Default: one a core.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read survey files, embed them and publish a searchable sky.
+
+    Again with another survey adds to it. What is there already is not embedded again, and a build
+    that was stopped goes on where it stopped.
+
+    Example: skykin build my_sky cutouts/ --survey legacysurvey
+    """
+    from index.building import build
+
+    with _bars() as show:
+        report = build(
+            sky, sources, survey=survey, encoder=encoder, num_workers=workers, progress=show
+        )
+    if as_json:
+        typer.echo(json.dumps(_as_json(report), ensure_ascii=False))
+        return
+    for skipped in report.skipped[:SHOWN]:
+        typer.echo(f"skipped {skipped.file}: {skipped.reason}", err=True)
+    if len(report.skipped) > SHOWN:
+        more = len(report.skipped) - SHOWN
+        typer.echo(f"... and {more:,} more (--json lists them all)", err=True)
+    news = f"{report.num_embedded:,} newly embedded" if report.published else "nothing new"
+    typer.echo(
+        f"{sky}: version {report.version}, {report.num_objects:,} objects, "
+        f"{report.num_rows:,} rows, {news}, {len(report.skipped):,} skipped, {report.seconds:.1f} s"
+    )
+
+
+@commands.command("versions")
+def versions_command(sky: SkyFolder) -> None:
+    """List the versions of a sky.
+
+    Example: skykin versions my_sky
+    """
+    from index.versions import versions
+
+    listed = versions(sky)
+    for each in listed:
+        typer.echo(
+            f"{'*' if each.published else ' '} {each.number:>4}  {each.built_at_utc}  "
+            f"{each.num_objects:,} objects  {each.num_rows:,} rows"
+        )
+    published = next((each.number for each in listed if each.published), None)
+    typer.echo(f"{sky}: {len(listed)} versions, published (*): {published}")
+
+
+@commands.command("rollback")
+def rollback_command(
+    sky: SkyFolder,
+    number: Annotated[
+        int | None, typer.Argument(help="Version to publish. Default: the one before.")
+    ] = None,
+) -> None:
+    """Publish an earlier version of a sky again.
+
+    Example: skykin rollback my_sky 3
+    """
+    from index.versions import rollback
+
+    typer.echo(f"{sky}: published version {rollback(sky, number)}")
+
+
+@commands.command("verify")
+def verify_command(sky: SkyFolder) -> None:
+    """Read every file of every version and compare it with its checksum.
+
+    Example: skykin verify my_sky
+    """
+    from index.versions import verify
+
+    report = verify(sky)
+    for problem in report.problems:
+        typer.echo(f"{problem.file}: {problem.reason}", err=True)
+    if report.problems:
+        raise VersionCorrupt(f"{sky}: {len(report.problems)} of {report.num_files:,} files damaged")
+    typer.echo(
+        f"{sky}: {report.num_files:,} files of {len(report.versions)} versions are whole, "
+        f"{report.num_bytes / 2**20:,.1f} MiB"
+    )
+
+
+def _as_json(report: BuildReport) -> dict[str, object]:
+    return {
+        "version": report.version,
+        "objects": report.num_objects,
+        "rows": report.num_rows,
+        "skipped": [{"file": each.file, "reason": each.reason} for each in report.skipped],
+        "seconds": round(report.seconds, 3),
+    }
+
+
+class _Show:
+    """Moves the bar of a stage; the bar appears when the stage does."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total)
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+
+
+@contextmanager
+def _bars() -> Iterator[_Show]:
+    """Progress bars on stderr, so that stdout holds only results."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield _Show(progress)

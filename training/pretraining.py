@@ -31,6 +31,7 @@ from training.masking import MaskingConfig, sample_masks
 from training.tokens import TokenShard
 from training.transformer import Layout, Transformer
 
+Precision = Literal["float32", "bfloat16"]
 BETAS = (0.9, 0.95)
 CURVE = "curve.csv"
 CHECKPOINT = "checkpoint.safetensors"
@@ -52,7 +53,7 @@ class PretrainingConfig:
     max_gradient_norm: float = Field(default=1.0, gt=0)
     # "modality": the mean over the modalities' means; "token": the mean over all asked tokens.
     loss: Literal["modality", "token"] = "modality"
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Precision = "bfloat16"
     validation_share: float = Field(default=0.05, ge=0, lt=1)  # of the objects, never trained on
     log_steps: int = Field(default=100, gt=0)
     checkpoint_steps: int = Field(default=500, gt=0)
@@ -105,7 +106,8 @@ def pretrain(
         betas=BETAS,
         fused=True,
     )
-    step, spent = _resume(folder / CHECKPOINT, transformer, optimizer, config)
+    run = _describe(transformer, shard, config)
+    step, spent = _resume(folder / CHECKPOINT, transformer, optimizer, run)
     curve = _Curve(folder / CURVE, transformer.layout.keys, step)
     losses = _Mean()
     started = time.monotonic() - spent
@@ -135,7 +137,7 @@ def pretrain(
             curve.write(
                 step, seconds, rate, "held out", evaluate(transformer, data, held_rows, config)
             )
-            _checkpoint(folder / CHECKPOINT, transformer, optimizer, step, seconds, config)
+            _checkpoint(folder / CHECKPOINT, transformer, optimizer, step, seconds, run)
     transformer.eval()
     seconds = time.monotonic() - started
     return PretrainingReport(
@@ -334,19 +336,31 @@ def _curve_lines(file: Path) -> Iterator[dict[str, str]]:
             yield from csv.DictReader(stream)
 
 
+def _describe(
+    transformer: Transformer, shard: TokenShard, config: PretrainingConfig
+) -> dict[str, object]:
+    """What a checkpoint must have in common with the run that resumes it, as JSON values."""
+    return {
+        "model": dump_config(transformer.config),
+        "training": dump_config(config),
+        "rows": len(shard),
+        "made_from": shard.made_from,
+    }
+
+
 def _checkpoint(
     file: Path,
     transformer: Transformer,
     optimizer: torch.optim.Optimizer,
     step: int,
     seconds: float,
-    config: PretrainingConfig,
+    run: Mapping[str, object],
 ) -> None:
     """One file with weights, optimizer tensors and, as JSON in its header, the counters."""
     tensors = {f"model.{name}": value for name, value in transformer.named_parameters()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
-    counters = {"step": step, "seconds": seconds, "config": dump_config(config)}
+    counters = {"step": step, "seconds": seconds, "run": run}
     write_tensors(file, tensors, metadata={"counters": json.dumps(counters)})
 
 
@@ -354,7 +368,7 @@ def _resume(
     file: Path,
     transformer: Transformer,
     optimizer: torch.optim.Optimizer,
-    config: PretrainingConfig,
+    run: Mapping[str, object],
 ) -> tuple[int, float]:
     """Load a checkpoint if there is one; steps and seconds already spent."""
     if not file.is_file():
@@ -362,9 +376,10 @@ def _resume(
     tensors = read_tensors(file)
     with safe_open(file, framework="pt") as header:
         counters = json.loads(header.metadata()["counters"])
-    if counters["config"] != dump_config(config):
+    if counters["run"] != run:
         raise ValueError(
-            f"{file} is of a run with other settings: remove it, or train in another folder"
+            f"{file} is of a run with another model, other data or other settings: "
+            "remove it, or train in another folder"
         )
     with torch.no_grad():
         for name, parameter in transformer.named_parameters():

@@ -116,7 +116,9 @@ class Layout:
     def stream_of_position(self) -> Int[Tensor, " position"]:
         """For every position the number of its stream in `keys`."""
         lengths = torch.tensor([self.num_tokens[key] for key in self.keys])
-        return torch.repeat_interleave(torch.arange(len(self.keys)), lengths)
+        return torch.repeat_interleave(
+            torch.arange(len(self.keys)), lengths, output_size=self.total
+        )
 
     def slice(self, key: str) -> slice:
         return slice(self.start[key], self.start[key] + self.num_tokens[key])

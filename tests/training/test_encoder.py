@@ -1,0 +1,177 @@
+"""The frozen encoder: vectors of every view, whatever the company they were computed in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.training.small_encoder import DIM, observe, save_encoder
+from training import artifact, encoder
+from training.encoder import Embedded, Encoder, EncoderNotFound, merge
+from training.observations import Observation
+
+FLUXES = {"tok_flux_g": 3.0, "tok_flux_r": 5.0, "tok_shape_r": 1.5}
+MIXED = [
+    observe(
+        number,
+        image=number % 3 != 1,
+        spectrum=number % 3 != 0,
+        scalars=FLUXES if number % 2 else {},
+    )
+    for number in range(12)
+]
+
+
+def vector(embedded: Embedded, row: int, view: str) -> np.ndarray:
+    matches = [
+        n
+        for n, pair in enumerate(zip(embedded.rows, embedded.views, strict=True))
+        if pair == (row, view)
+    ]
+    assert len(matches) == 1
+    return np.asarray(embedded.vectors[matches[0]])
+
+
+@pytest.mark.parametrize(
+    ("parts", "views"),
+    [
+        ({"image": True}, ("image",)),
+        ({"image": False, "spectrum": True}, ("spectrum",)),
+        ({"image": True, "spectrum": True}, ("image", "spectrum", "joint")),
+        ({"image": True, "scalars": FLUXES}, ("image", "joint")),
+        ({"image": False, "spectrum": True, "scalars": FLUXES}, ("spectrum", "joint")),
+        ({"image": True, "scalars": {"tok_z": 0.3}}, ("image",)),
+        ({"image": True, "scalars": {"tok_flux_w1": 2.0}}, ("image",)),
+    ],
+)
+def test_views_follow_what_was_observed(
+    small_encoder: Encoder, parts: dict[str, object], views: tuple[str, ...]
+) -> None:
+    observation = observe(1, **parts)  # type: ignore[arg-type]
+
+    assert small_encoder.views(observation) == views
+    assert small_encoder.embed([observation]).views == views
+
+
+def test_a_vector_is_the_mean_of_the_encoder_tokens(small_encoder: Encoder) -> None:
+    from training.tokens import tokenize
+
+    tokens = tokenize([MIXED[0]], small_encoder.codecs, ("tok_image",))["tok_image"][0]
+    encoded = small_encoder.transformer.encode({"tok_image": tokens[None]})
+
+    np.testing.assert_allclose(
+        small_encoder.embed([MIXED[0]]).vectors[0], encoded.outputs[0].mean(dim=0), atol=1e-5
+    )
+
+
+@settings(deadline=None, max_examples=8)
+@given(order=st.permutations(range(len(MIXED))), cut=st.integers(1, len(MIXED) - 1))
+def test_order_and_company_change_nothing(
+    small_encoder: Encoder, order: list[int], cut: int
+) -> None:
+    whole = small_encoder.embed(MIXED)
+    shuffled = [MIXED[row] for row in order]
+    parts = [small_encoder.embed(shuffled[:cut]), small_encoder.embed(shuffled[cut:])]
+
+    assert whole.vectors.dtype == np.float32
+    assert whole.vectors.shape == (len(whole.rows), DIM)
+    for row, view in zip(whole.rows.tolist(), whole.views, strict=True):
+        place = order.index(row)
+        part, place = (parts[0], place) if place < cut else (parts[1], place - cut)
+        np.testing.assert_allclose(vector(part, place, view), vector(whole, row, view), atol=1e-5)
+
+
+def test_bfloat16_vectors_point_the_same_way(encoder_folder: Path) -> None:
+    exact = encoder.load(encoder_folder).embed(MIXED)
+    rough = encoder.load(encoder_folder, precision="bfloat16")
+
+    found = rough.embed(MIXED)
+    norms = np.linalg.norm(exact.vectors, axis=1) * np.linalg.norm(found.vectors, axis=1)
+    cosine = (exact.vectors * found.vectors).sum(axis=1) / norms
+
+    assert rough.precision == "bfloat16"
+    assert cosine.min() > 1 - 1e-3
+
+
+def test_redshift_is_never_read(small_encoder: Encoder) -> None:
+    near = observe(2, spectrum=True, scalars=FLUXES | {"tok_z": 0.01})
+    far = replace(near, scalars=FLUXES | {"tok_z": 1.4})
+
+    np.testing.assert_array_equal(
+        small_encoder.embed([near]).vectors, small_encoder.embed([far]).vectors
+    )
+
+
+def test_photometry_moves_the_joint_view_only(small_encoder: Encoder) -> None:
+    faint = observe(2, scalars=FLUXES)
+    bright = replace(faint, scalars=FLUXES | {"tok_flux_r": 500.0})
+    a, b = small_encoder.embed([faint]), small_encoder.embed([bright])
+
+    np.testing.assert_array_equal(vector(a, 0, "image"), vector(b, 0, "image"))
+    assert not np.allclose(vector(a, 0, "joint"), vector(b, 0, "joint"), atol=1e-6)
+
+
+def test_only_the_asked_views_are_made(small_encoder: Encoder) -> None:
+    embedded = small_encoder.embed(MIXED, views=("joint",))
+
+    assert set(embedded.views) == {"joint"}
+    assert embedded.rows.tolist() == [
+        row for row, seen in enumerate(MIXED) if "joint" in small_encoder.views(seen)
+    ]
+    with pytest.raises(ValueError, match="unknown view 'xp'"):
+        small_encoder.embed(MIXED, views=("xp",))
+
+
+def test_no_observations_give_no_vectors(small_encoder: Encoder) -> None:
+    embedded = small_encoder.embed([])
+
+    assert embedded.vectors.shape == (0, DIM)
+    assert embedded.views == ()
+
+
+def test_two_surveys_of_one_object_merge(small_encoder: Encoder) -> None:
+    image = observe(4, scalars={"tok_flux_r": 5.0})
+    spectrum = observe(4, image=False, spectrum=True, scalars={"tok_flux_r": 9.0, "tok_z": 0.2})
+    both: Observation = merge([image, spectrum])
+
+    assert both.image is image.image
+    assert both.spectrum is spectrum.spectrum
+    assert both.scalars == {"tok_flux_r": 5.0, "tok_z": 0.2}
+    assert small_encoder.views(both) == ("image", "spectrum", "joint")
+    with pytest.raises(ValueError, match=r"of one object, got \['1', '4'\]"):
+        merge([image, observe(1)])
+
+
+def test_search_vectors_are_unit_and_row_by_row(small_encoder: Encoder) -> None:
+    vectors = small_encoder.embed(MIXED, views=("image",)).vectors
+    found = small_encoder.search_vectors(vectors, "image")
+
+    assert found.shape == (len(vectors), small_encoder.search_dim)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(
+        small_encoder.search_vectors(vectors[3:4], "image"), found[3:4], atol=1e-5
+    )
+    with pytest.raises(ValueError, match="no view 'xp', it has image, spectrum, joint"):
+        small_encoder.search_vectors(vectors, "xp")
+
+
+def test_encoder_without_a_head_says_so(tmp_path: Path) -> None:
+    save_encoder(tmp_path)
+    parts = artifact.load(tmp_path)
+    headless = Encoder(replace(parts, head=None, head_hash=""))
+
+    assert headless.head_hash == ""
+    with pytest.raises(ValueError, match="no search head: its folder lacks head/"):
+        headless.search_vectors(np.zeros((1, DIM), np.float32), "image")
+
+
+def test_unknown_encoder_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(EncoderNotFound, match="no encoder 'micro': expected a folder with config"):
+        encoder.load("micro")
+    with pytest.raises(EncoderNotFound):
+        encoder.load(tmp_path)

@@ -21,7 +21,8 @@ class Query:
     """What to look for. At least one seed: like, position, name, file, or observations.
 
     The seeds' unit vectors are added, those of `unlike` subtracted, and the sum scaled to unit
-    length. Objects that are seeds are left out of their own results.
+    length. A seed gives its vector of the view that is searched, or of its own view where it lacks
+    that one (an image may ask for spectra). Objects that are seeds are left out of their results.
 
     Raises:
         ValueError: a field is out of range, ill-formed, or contradicts another; says which.
@@ -37,7 +38,7 @@ class Query:
     observations: Sequence[Observation] = ()  # of one's own, already read
     where: str | None = None  # SQL predicate on the object table; it sees NULL, never NaN
     cone: tuple[Number, Number, Number] | None = None  # ra_deg, dec_deg, radius_deg
-    view: str | None = None  # None = the seed's own: image if it has one, else spectrum
+    view: str | None = None  # where to search; None = the seeds' own: image, else spectrum
     k: int | None = None  # None = 50, or all of a smaller sky
     exclude: Sequence[str] = ()  # object ids never to return
 

@@ -74,6 +74,9 @@ def resolve(query: Query, version: Version, encoder: Encoder | None) -> Aim:
         *_own(query, encoder),
         *_objects(version, query.unlike, unlike=True),
     ]
+    for candidate in candidates:
+        if not candidate.vectors:
+            raise UnknownObject(f"{candidate.what} has no vector in any view")
     view = query.view or _shared_view(candidates)
     if view != "any" and view not in version.views:
         views = ", ".join(known for known in VIEWS if known in version.views)
@@ -266,9 +269,6 @@ def read_file(file: Path, survey: str) -> Observation:
 def _shared_view(candidates: Sequence[_Candidate]) -> str:
     """The seeds' own view: image if all have one, else spectrum, xp, joint."""
     likes = [candidate for candidate in candidates if not candidate.unlike]
-    for candidate in candidates:
-        if not candidate.vectors:
-            raise UnknownObject(f"{candidate.what} has no vector in any view")
     for view in VIEWS:
         if all(view in candidate.vectors for candidate in likes):
             return view

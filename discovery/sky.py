@@ -81,6 +81,8 @@ class Sky:
         published = open_version(self.folder)
         if published.number == self._version.number:
             return False
+        if published.encoder != self._version.encoder:
+            self._encoder = None
         self._version = published
         return True
 
@@ -192,17 +194,20 @@ class Sky:
             ValueError: an observation does not have the view.
         """
         encoder = self.encoder()
-        vectors = np.zeros((len(observations), encoder.search_dim), np.float32)
+        chosen: dict[str, list[int]] = {}  # view -> numbers of the observations read in it
         for number, observation in enumerate(observations):
             views = encoder.views(observation)
             own = view or next(iter(views), None)
-            if own not in views:
+            if own is None or own not in views:
                 raise ValueError(
                     f"observation {observation.object_id} has no view {own or 'at all'}: it has "
                     f"{', '.join(views) or 'nothing that this encoder reads'}"
                 )
-            embedded = encoder.embed([observation], views=(own,))
-            vectors[number] = encoder.search_vectors(embedded.vectors, own)[0]
+            chosen.setdefault(own, []).append(number)
+        vectors = np.zeros((len(observations), encoder.search_dim), np.float32)
+        for own, numbers in chosen.items():
+            embedded = encoder.embed([observations[number] for number in numbers], views=(own,))
+            vectors[numbers] = encoder.search_vectors(embedded.vectors, own)
         return vectors
 
     def object(self, object_id: str) -> dict[str, CatalogueValue]:

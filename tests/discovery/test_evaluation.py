@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
@@ -16,6 +16,7 @@ from discovery.evaluation import bootstrap_error, chance_ndcg, ndcg, read_labels
 from .conftest import NUM_IN_PATCH, SPECTRUM_ONLY, object_id
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     num=st.integers(3, 40),
     k=st.integers(1, 12),

@@ -1,0 +1,159 @@
+"""Recipes: one TOML makes one encoder, and what is wrong in it is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from training import encoder
+from training.commands import commands
+from training.recipe import read_recipe
+from training.surveys import reader
+
+TINY = """
+[data.sky]
+num_objects = 100
+seed = 3
+shard_objects = 25
+merger = 0.1
+
+[image_tokenizer.model]
+hidden = 32
+embedding = 4
+multisurvey = 9
+num_compressions = 3
+num_consecutive = 1
+levels = [8, 5, 5, 5]
+gate_bias = 0.0
+compression_multiplier = 100.0
+[image_tokenizer.training]
+num_steps = 3
+batch_size = 4
+
+[spectrum_tokenizer.model]
+encoder_depths = [1, 1, 1, 1]
+encoder_dims = [8, 8, 16, 16]
+decoder_depths = [1, 1, 1, 1]
+decoder_dims = [16, 8, 8, 2]
+[spectrum_tokenizer.training]
+num_steps = 3
+batch_size = 4
+
+[scalars]
+num_bins = 64
+redshift = { num_bins = 64, highest = 1.5 }
+
+[encoder]
+copies = 2
+half = true
+[encoder.model]
+dim = 32
+num_heads = 2
+encoder_depth = 1
+decoder_depth = 1
+[encoder.model.domains_in]
+tok_image = { vocabulary = 1000, grid = [12, 12] }
+tok_spectrum_sdss = { vocabulary = 1024, grid = [273, 1] }
+tok_z = { vocabulary = 64, grid = [1, 1] }
+tok_flux_r = { vocabulary = 64, grid = [1, 1] }
+tok_shape_r = { vocabulary = 64, grid = [1, 1] }
+[encoder.training]
+steps = 6
+batch_size = 16
+masking = { num_input_tokens = 32, num_target_tokens = 16 }
+
+[search_head]
+max_objects = 60
+copies = 2
+augmentation = { max_zoom = 0.05 }
+[search_head.training]
+steps = 20
+batch_size = 32
+hidden = 32
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.toml"
+    file.write_text(TINY)
+    return file
+
+
+def test_recipe_reads_every_table(recipe_file: Path) -> None:
+    recipe = read_recipe(recipe_file)
+
+    assert recipe.encoder.model.domains_in["tok_image"].num_tokens == 144
+    assert recipe.encoder.training.masking.num_target_tokens == 16
+    assert recipe.image_tokenizer.model.levels == (8, 5, 5, 5)
+    assert recipe.search_head.augmentation.max_zoom == 0.05
+    assert recipe.scalars.redshift.highest == 1.5
+
+
+def test_shipped_recipe_is_valid_and_makes_the_shipped_encoder() -> None:
+    folder = encoder.SHIPPED / "nano"
+    recipe = read_recipe(folder / "nano.toml")
+    nano = encoder.load("nano")
+
+    assert recipe.encoder.model == nano.transformer.config
+    assert recipe.image_tokenizer.model == nano.codecs["image"].config
+    assert recipe.spectrum_tokenizer.model == nano.codecs["spectrum"].config
+    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    assert size <= 30e6
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("hidden = 32\nembedding", "width = 32\nembedding", "image_tokenizer.model.width"),
+        ("copies = 2\nhalf", "copys = 2\nhalf", "encoder.copys"),
+        ("num_objects = 100", "num_object = 100", "unknown key 'num_object'"),
+        ("steps = 6", "steps = 0", "encoder.training.steps"),
+        ("steps = 6", "steps = 'many'", "encoder.training.steps"),
+        ("[scalars]\nnum_bins = 64", "[scalers]\nnum_bins = 64", "unknown key 'scalers'"),
+        ("tok_flux_r", "tok_flux_x", "unknown token stream 'tok_flux_x'"),
+        ("num_objects = 100", "num_objects = 0", "num_objects must be 1 or more"),
+        ("[encoder]", "[encoder", "cannot be read as TOML"),
+    ],
+)
+def test_wrong_recipe_is_named(recipe_file: Path, old: str, new: str, message: str) -> None:
+    assert old in TINY
+    recipe_file.write_text(TINY.replace(old, new, 1))
+
+    with pytest.raises(ValueError, match=message) as error:
+        read_recipe(recipe_file)
+    assert str(recipe_file) in str(error.value)
+
+
+@pytest.mark.slow
+def test_three_commands_make_a_working_encoder(recipe_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "made"
+    run = CliRunner()
+    for stage, said in (
+        ("tokenizer", "image tokenizer R2"),
+        ("encoder", "encoder after 6 steps, loss tok_image"),
+        ("search-head", "search head after 20 steps"),
+    ):
+        arguments = [stage, str(recipe_file), "--out", str(out), "--workers", "2"]
+        result = run.invoke(commands, arguments, catch_exceptions=False)
+        assert result.exit_code == 0
+        assert said in " ".join(result.stdout.split())
+
+    made = encoder.load(out)
+    file = reader("simulated").list_files(out / "sky")[0]
+    batch = next(iter(reader("simulated").read(file)))
+    embedded = made.embed(batch.observations)
+    vectors = embedded.vectors[[view == "image" for view in embedded.views]]
+    found = made.search_vectors(vectors, "image")
+
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    assert found.std(axis=0).max() > 1e-3  # objects differ
+    assert (out / "recipe.toml").read_text() == TINY
+    figures = json.loads((out / "encoder.json").read_text())
+    assert figures["rows"] == 200  # two copies of each object
+    assert figures["steps"] == 6
+    assert "tok_image" in (out / "curve.csv").read_text().splitlines()[0]

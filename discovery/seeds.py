@@ -204,6 +204,8 @@ def footprint_text(version: Version) -> str:
 
 def without_position(version: Version) -> str:
     """How many objects a search by position cannot reach, in words."""
+    if not version.num_without_position:
+        return f"all {version.num_objects:,} objects have a position"
     return (
         f"{version.num_without_position:,} of {version.num_objects:,} objects have no position "
         "and were left out"

@@ -1,15 +1,15 @@
-"""`skykin app` and `skykin demo`."""
+"""`skykin app` and `skykin demo`. What a command needs is imported when it is called."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.demo import DEFAULT_FOLDER, Figures, measure, prepare, progress_bars
-from app.serving import serve
+if TYPE_CHECKING:
+    from app.demo import Figures
 
 commands = typer.Typer()
 
@@ -31,9 +31,10 @@ def demo_command(
         bool, typer.Option("--check", help="Stop after the figures, without the page.")
     ] = False,
     objects: Annotated[int, typer.Option(help="Objects to simulate.")] = 2000,
-    folder: Annotated[
-        Path, typer.Option(help="Where simulated survey and sky are kept.")
-    ] = DEFAULT_FOLDER,
+    folder: Annotated[Path, typer.Option(help="Where simulated survey and sky are kept.")] = Path(
+        "~/.cache/skykin/demo"
+    ),
+    encoder: Annotated[str, typer.Option(help="Shipped name, or folder of an encoder.")] = "nano",
     port: Port = 8501,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as one JSON document; needs --check.")
@@ -45,8 +46,10 @@ def demo_command(
     """
     if as_json and not check:
         raise ValueError("--json goes with --check: the page has no JSON")
+    from app.demo import measure, prepare, progress_bars
+
     with progress_bars() as progress:
-        demo = prepare(folder, num_objects=objects, progress=progress)
+        demo = prepare(folder, num_objects=objects, encoder_name=encoder, progress=progress)
         figures = measure(demo, progress=progress)
     if as_json:
         print(json.dumps(figures.to_json(), allow_nan=False))
@@ -67,6 +70,8 @@ def _print(figures: Figures) -> None:
 
 
 def _serve(sky: Path, port: int) -> None:
+    from app.serving import serve
+
     code = serve(
         sky,
         port=port,

@@ -22,8 +22,9 @@ from discovery import Evaluation
 from index.building import build
 from training import encoder
 
-DEFAULT_FOLDER = Path("~/.cache/skykin/demo")
 LABELS = ("spiral", "merger", "lens")
+FEWEST = 40  # objects
+FEWEST_OF_A_CLASS = 4  # so that a small demo, too, has something to find
 
 Report = Callable[[str, int, int], None]  # stage, done, total
 
@@ -67,15 +68,19 @@ def prepare(
         progress: Called with stage, done and total.
 
     Raises:
-        ValueError: num_objects is not positive.
+        ValueError: num_objects is below FEWEST.
         ModuleNotFoundError: what the simulation needs is not installed.
     """
     from training.surveys.simulated import SkyConfig, simulate  # needs the extra `train`
 
+    if num_objects < FEWEST:
+        raise ValueError(f"a demo needs {FEWEST} objects or more, got {num_objects}")
+    rare = FEWEST_OF_A_CLASS / num_objects
+    config = SkyConfig(num_objects=num_objects, merger=max(0.02, rare), lens=max(0.01, rare))
     folder = folder.expanduser()
     made_by = encoder.load(encoder_name).hash[:12]
     survey = simulate(
-        SkyConfig(num_objects=num_objects),
+        config,
         folder / f"survey-{num_objects}",
         progress=lambda done, total: progress("simulating", done, total),
     )

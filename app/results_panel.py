@@ -10,7 +10,7 @@ from app.ask import built_on
 from app.gallery import Card, gallery
 from app.page_state import PAGE, PageState
 from app.stamps import Stamp, stamp, thumbnail, trace
-from app.wording import escaped, number
+from app.wording import escaped, number, size_text
 from discovery import Hits, Sky
 
 _COLUMNS = {  # name -> how the table writes it
@@ -43,23 +43,22 @@ def draw_results(
         key="gallery",
         on_pick=on_pick,
         on_more=on_more,
-        more=f"Show {min(left, PAGE)} more of {left:,}" if left else "",
+        more=_more(left),
+        of=f"{hits.version} {hits.view} {hits.seed.object_id}",
     )
     _table(hits)
 
 
 def _summary(sky: Sky, hits: Hits, stamps: list[Stamp]) -> str:
     parts = [
-        f"<b>{len(hits):,}</b> of {hits.num_searched:,} objects, alike in {escaped(hits.view)}",
+        f"<b>{len(hits):,}</b> of {hits.num_searched:,} objects, compared by {escaped(hits.view)}",
         f"version {hits.version}, built {escaped(built_on(sky, hits.version))}",
     ]
     if hits.num_without_position:
         parts.append(f"{hits.num_without_position:,} without a position were not reached")
-    widths = {f"{one.width_arcsec:.1f}" for one in stamps if one.picture is not None}
-    about = []
-    if widths:
-        about.append(f"stamps {' or '.join(sorted(widths))}\N{DOUBLE PRIME} a side")
-        about.append("north up, east left")
+    about = sorted({size_text(one.width_arcsec) for one in stamps if one.picture is not None})
+    if about:
+        about = [f"stamps {' or '.join(about)}", "north up, east left"]
     num_approximate = sum(not one.calibrated for one in stamps)
     if num_approximate:
         which = "all" if num_approximate == len(stamps) else f"{num_approximate:,}"
@@ -68,6 +67,13 @@ def _summary(sky: Sky, hits: Hits, stamps: list[Stamp]) -> str:
         f'<div class="sk-summary"><span>{" &middot; ".join(parts)}</span>'
         f"<span>{' &middot; '.join(about)}</span></div>"
     )
+
+
+def _more(num_left: int) -> str:
+    if not num_left:
+        return ""
+    rest = "" if num_left <= PAGE else f" of {num_left:,} left"
+    return f"Show {min(num_left, PAGE)} more{rest}"
 
 
 def _cards(sky: Sky, hits: Hits, stamps: list[Stamp]) -> list[Card]:
@@ -96,6 +102,7 @@ def _cards(sky: Sky, hits: Hits, stamps: list[Stamp]) -> list[Card]:
 
 
 def _table(hits: Hits) -> None:
+    files = _files(hits)
     with st.container(key="downloads", horizontal=True, vertical_alignment="center", gap="small"):
         st.html(f'<div class="sk-note">All {len(hits):,} hits</div>', width="content")
         for ending, name, kind in (
@@ -104,7 +111,7 @@ def _table(hits: Hits) -> None:
         ):
             st.download_button(
                 name,
-                data=hits.to_bytes(ending),
+                data=files[ending],
                 file_name=f"skykin_hits.{ending}",
                 mime=kind,
                 icon=":material/download:",
@@ -121,3 +128,12 @@ def _table(hits: Hits) -> None:
             if name in table.columns
         },
     )
+
+
+def _files(hits: Hits) -> dict[str, bytes]:
+    """The hits as files, made once for as long as they are shown."""
+    made: tuple[Hits, dict[str, bytes]] | None = st.session_state.get("files")
+    if made is None or made[0] is not hits:
+        made = hits, {ending: hits.to_bytes(ending) for ending in ("csv", "vot")}
+        st.session_state["files"] = made
+    return made[1]

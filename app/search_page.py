@@ -44,6 +44,8 @@ def draw(folder: str) -> None:
     _header(sky, state)
     if problem:
         st.error(plain(problem))
+        example = plain(sky.random_bright(FIRST_SEED))
+        st.caption(f"For example, an object id of this sky: {example}")
     with st.container(key="body"):
         left, right = st.columns([1, 3], gap="medium")
         with left, st.container(key="seed"):
@@ -177,7 +179,7 @@ def _controls(sky: Sky, state: PageState, hits: Hits | None) -> None:
         views = [*sky.views, "any"] if len(sky.views) > 1 else [*sky.views]
         st.session_state["view"] = state.view or (hits.view if hits is not None else None)
         st.segmented_control(
-            "Alike in",
+            "Compare by",
             [*views, *({state.view} - {*views, ""})],
             key="view",
             on_change=_set,

@@ -11,20 +11,14 @@ from app import look
 from app.gallery import data_uri
 from app.page_state import RADIUS_ARCSEC, PageState
 from app.stamps import Stamp, Trace, stamp, trace
-from app.wording import escaped, number
+from app.wording import escaped, number, size_text
 from discovery import Sky
 from discovery.pictures import legacy_viewer_url, simbad_url
 from training.observations import CatalogueValue
 
-_BAR_ARCSEC = (30, 20, 10, 5, 2, 1)
+_BAR_ARCSEC = (30, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1)
 
-# North up, east left. Drawn by us: nothing of it comes from data.
-_COMPASS = (
-    '<svg class="compass" viewBox="0 0 40 40" role="img" aria-label="north up, east left">'
-    '<g fill="none" stroke="#fff" stroke-width="1.5"><path d="M32 32V12M32 32H12"/></g>'
-    '<g fill="#fff" font-size="10" font-family="sans-serif">'
-    '<text x="28.5" y="9">N</text><text x="2" y="35.5">E</text></g></svg>'
-)
+_COMPASS = '<div class="compass" title="north up, east left"><span>N</span><span>E</span></div>'
 
 
 def draw_seed(
@@ -81,14 +75,19 @@ def draw_seed(
 def _figure(object_id: str, shown: Stamp) -> str:
     if shown.picture is None:
         return f'<figure class="sk-seed"><div class="none">{escaped(shown.missing)}</div></figure>'
-    bar = next(b for b in _BAR_ARCSEC if b <= shown.width_arcsec / 2)
-    share = 100 * bar / shown.width_arcsec
     return (
         f'<figure class="sk-seed"><img src="{data_uri(shown.picture)}" '
         f'alt="Colour picture of object {escaped(object_id)}">'
-        f'<div class="bar" style="width:{share:.2f}%">{bar}\N{DOUBLE PRIME}</div>'
-        f"{_COMPASS}</figure>"
+        f"{_bar(shown.width_arcsec)}{_COMPASS}</figure>"
     )
+
+
+def _bar(width_arcsec: float | None) -> str:
+    if width_arcsec is None:
+        return ""
+    length = next(length for length in _BAR_ARCSEC if length <= width_arcsec / 2)
+    share = 100 * length / width_arcsec
+    return f'<div class="bar" style="width:{share:.2f}%">{length}\N{DOUBLE PRIME}</div>'
 
 
 def _facts(line: dict[str, CatalogueValue], shown: Stamp) -> str:
@@ -110,10 +109,11 @@ def _facts(line: dict[str, CatalogueValue], shown: Stamp) -> str:
     rows.append(("Views", escaped(str(line.get("views")).replace(",", ", "))))
     if shown.picture is not None:
         bands = "".join(band[-1].lower() for band in shown.bands)
-        side = f"{shown.width_arcsec:.1f}\N{DOUBLE PRIME}"
-        rows.append(("Picture", f"<i>{bands}</i>, {side} a side, {escaped(shown.survey)}"))
-    parts = (f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
-    return f'<dl class="sk-facts">{"".join(parts)}</dl>'
+        rows.append(
+            ("Picture", f"<i>{bands}</i>, {size_text(shown.width_arcsec)}, {escaped(shown.survey)}")
+        )
+    parts = (f"<b>{name}</b><span>{value}</span>" for name, value in rows)
+    return f'<div class="sk-facts">{"".join(parts)}</div>'
 
 
 def _link(address: str, name: str) -> str:
@@ -134,17 +134,17 @@ def _spectrum(seen: Trace) -> None:
             "smoothed": curve.smoothed.astype(np.float64),
         }
     )
-    low, high = np.nanpercentile(curve.smoothed, [0.2, 99.8])
-    pad = 0.15 * (high - low)
+    low, high = np.nanpercentile(curve.smoothed, [0.5, 100])  # emission lines are shown whole
+    pad = 0.08 * (high - low)
     wavelength = alt.X(
         "wavelength:Q",
         title="Wavelength (\u00c5, vacuum)",
         scale=alt.Scale(zero=False, nice=False),
-        axis=alt.Axis(grid=False, tickCount=5),
+        axis=alt.Axis(grid=False, tickCount=5, format="d", titleFontSize=11),
     )
     scale = alt.Scale(domain=[low - pad, high + pad], clamp=True, zero=False)
     title = "Flux (10\u207b\u00b9\u2077 erg s\u207b\u00b9 cm\u207b\u00b2 \u00c5\u207b\u00b9)"
-    axis = alt.Axis(gridOpacity=0.25, tickCount=4, titleFontSize=11)
+    axis = alt.Axis(gridOpacity=0.25, tickCount=4, titleFontSize=11, titlePadding=4)
     lines = [
         alt.Chart(table)
         .mark_line(strokeWidth=width, color=colour, opacity=opacity)
@@ -154,5 +154,5 @@ def _spectrum(seen: Trace) -> None:
             ("smoothed", look.LINE, 1.1, 1.0),
         )
     ]
-    chart = alt.layer(*lines).properties(height=190).interactive(bind_y=False)
+    chart = alt.layer(*lines).properties(height=215).interactive(bind_y=False)
     st.altair_chart(chart, width="stretch")

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from app.look import OPTIONS
-from discovery.sky import open as open_sky
+from index.versions import open_version
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 60.0
@@ -37,7 +37,7 @@ def serve(sky: Path, *, port: int, announce: Callable[[str], None]) -> int:
         NotASky: the folder is missing or foreign.
         ValueError: the port is taken or not usable, or the page did not start.
     """
-    open_sky(sky)
+    open_version(sky)
     check_port(port)
     with _stopped_by_signals(), page(sky, port=port) as (process, address):
         announce(address)

@@ -9,7 +9,7 @@ import numpy as np
 
 from discovery import Sky, SourceGone
 from discovery.pictures import SpectrumCurve, png, rgb, spectrum_curve
-from training.observations import Observation
+from training.observations import Image, Observation
 
 NUM_IMAGES = 600  # about 0.4 MB each
 NUM_STAMPS = 4000  # about 20 kB each
@@ -24,7 +24,7 @@ class Stamp:
     picture: bytes | None = None  # PNG, north up, east left
     missing: str = ""
     calibrated: bool = True  # False: made from a display picture, colours approximate
-    width_arcsec: float = 0.0
+    width_arcsec: float | None = None  # of a side; None: the scale of the picture is unknown
     bands: tuple[str, ...] = ()
     survey: str = ""
     notes: tuple[str, ...] = ()
@@ -85,11 +85,18 @@ def _stamp(sky: Sky, version: int, object_id: str, stretch: float, q: float) -> 
     return Stamp(
         picture=png(rgb(image, stretch=stretch, q=q)),
         calibrated=observation.calibrated,
-        width_arcsec=image.flux.shape[2] * image.pixel_scale_arcsec,
+        width_arcsec=_width_arcsec(observation, image),
         bands=image.bands,
         survey=observation.survey,
         notes=observation.notes,
     )
+
+
+def _width_arcsec(observation: Observation, image: Image) -> float | None:
+    # Readers of pictures without a scale give a nominal one, and say so only in a note.
+    if any(note.startswith("pixel scale unknown") for note in observation.notes):
+        return None
+    return image.flux.shape[2] * image.pixel_scale_arcsec
 
 
 @lru_cache(maxsize=NUM_IMAGES)

@@ -22,4 +22,11 @@ def number(value: object, digits: int) -> str:
     """A number of the object table with some decimals; an em dash where it is unknown."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "\N{EM DASH}"
-    return f"{value:.{digits}f}"
+    return f"{value:z.{digits}f}"
+
+
+def size_text(width_arcsec: float | None) -> str:
+    """How large a stamp is on the sky."""
+    if width_arcsec is None:
+        return "size on the sky unknown"
+    return f"{width_arcsec:.1f}\N{DOUBLE PRIME} a side"

@@ -42,6 +42,7 @@ def gallery(
     on_pick: Callable[[str], None],
     on_more: Callable[[], None],
     more: str = "",
+    of: str = "",
 ) -> None:
     """Draw the cards, and call back before the next run of the page.
 
@@ -51,10 +52,11 @@ def gallery(
         on_pick: Called with the object id of a clicked card (Enter and space click, too).
         on_more: Called when the button below the cards is clicked.
         more: What that button says; "" = no button.
+        of: Names what the cards belong to; when it changes, the page scrolls back to its top.
     """
     _component()(
         key=key,
-        data={"cards": [_plain(card) for card in cards], "more": more},
+        data={"cards": [_plain(card) for card in cards], "more": more, "of": of},
         on_picked_change=lambda: on_pick(st.session_state[key]["picked"]),
         on_more_change=on_more,
     )

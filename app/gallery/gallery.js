@@ -119,6 +119,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
   );
   buttons.find((button) => button.dataset.id === focused)?.focus({ preventScroll: true });
 
+  if (grid.dataset.of && grid.dataset.of !== data.of) {
+    grid.getRootNode().host?.closest('[data-testid="stMain"]')?.scrollTo({ top: 0 });
+  }
+  grid.dataset.of = data.of;
+
   more.hidden = !data.more;
   more.textContent = data.more;
   more.onclick = () => setTriggerValue("more", true);

@@ -213,44 +213,60 @@ def fit(
 
 
 @dataclass(frozen=True, slots=True)
+class _Rows:
+    """Where the vectors of each object stand in one view."""
+
+    order: Int64[ndarray, " row"]  # rows, those of one object side by side
+    objects: Int64[ndarray, " object"]  # ascending
+    start: Int64[ndarray, " object"]  # in `order`
+    count: Int64[ndarray, " object"]
+
+    @classmethod
+    def of(cls, part: ViewVectors) -> _Rows:
+        order = np.argsort(part.objects, kind="stable")
+        objects, start, count = np.unique(
+            part.objects[order], return_index=True, return_counts=True
+        )
+        return cls(order, objects, start, count)
+
+
+@dataclass(frozen=True, slots=True)
 class _Pairing:
     """Objects that have a vector in both views (two of them where the views are the same)."""
 
     left: str
     right: str
-    objects: Int64[ndarray, " n"]
-    rows: Mapping[str, Mapping[int, Int64[ndarray, " _"]]]  # view -> object -> its rows
+    objects: Int64[ndarray, " object"]
+    rows: Mapping[str, _Rows]
 
     def draw(
         self, num: int, rng: np.random.Generator
     ) -> tuple[Int64[ndarray, " n"], Int64[ndarray, " n"]]:
         """Rows of `num` different objects in the left and in the right view."""
         objects = rng.choice(self.objects, size=min(num, len(self.objects)), replace=False)
-        pairs = []
-        for one in objects.tolist():
-            left, right = self.rows[self.left][one], self.rows[self.right][one]
-            if self.left == self.right:
-                pairs.append(rng.choice(left, size=2, replace=False))
-            else:
-                pairs.append(np.array([rng.choice(left), rng.choice(right)]))
-        both = np.stack(pairs).astype(np.int64)
-        return both[:, 0], both[:, 1]
+        left, right = self.rows[self.left], self.rows[self.right]
+        at_left, at_right = (np.searchsorted(rows.objects, objects) for rows in (left, right))
+        first = rng.integers(left.count[at_left])
+        if self.left == self.right:  # another copy than the left one
+            second = (first + 1 + rng.integers(right.count[at_right] - 1)) % right.count[at_right]
+        else:
+            second = rng.integers(right.count[at_right])
+        return (
+            left.order[left.start[at_left] + first],
+            right.order[right.start[at_right] + second],
+        )
 
 
 def _pairings(data: Mapping[str, ViewVectors]) -> list[_Pairing]:
-    rows: dict[str, dict[int, ndarray]] = {}
-    for view, part in data.items():
-        order = np.argsort(part.objects, kind="stable")
-        objects, starts = np.unique(part.objects[order], return_index=True)
-        rows[view] = dict(zip(objects.tolist(), np.split(order, starts[1:]), strict=True))
+    rows = {view: _Rows.of(part) for view, part in data.items()}
     pairings = []
     views = tuple(data)
     for number, left in enumerate(views):
         for right in views[number:]:
             if left == right:
-                shared = [one for one, at in rows[left].items() if len(at) > 1]
+                shared = rows[left].objects[rows[left].count > 1]
             else:
-                shared = sorted(rows[left].keys() & rows[right].keys())
+                shared = np.intersect1d(rows[left].objects, rows[right].objects)
             if len(shared) > 1:  # a lone object has no negatives
-                pairings.append(_Pairing(left, right, np.array(shared, dtype=np.int64), rows))
+                pairings.append(_Pairing(left, right, shared, rows))
     return pairings

@@ -119,9 +119,13 @@ def progress_bars() -> Iterator[Report]:
     tasks: dict[str, TaskID] = {}
 
     def report(stage: str, done: int, total: int) -> None:
+        bars.start()
         if stage not in tasks:
             tasks[stage] = bars.add_task(stage)
         bars.update(tasks[stage], completed=done, total=total)
 
-    with bars:
+    try:
         yield report
+    finally:
+        if tasks:
+            bars.stop()

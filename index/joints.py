@@ -78,9 +78,13 @@ def find_joints(rows: pa.Table, object_ids: dict[int, str]) -> dict[int, Joint]:
     return joints
 
 
+def _rank(line: dict[str, Any]) -> tuple[Any, ...]:
+    """The order in which merge_rows takes values too."""
+    return (not line["calibrated"], *(line[name] for name in _OBSERVATION))
+
+
 def _joint(key: int, lines: list[dict[str, Any]], object_ids: dict[int, str]) -> Joint | None:
-    # calibrated first, then as they came: the order in which merge_rows takes values too
-    lines = sorted((line for line in lines if line["source"]), key=lambda e: not e["calibrated"])
+    lines = sorted((line for line in lines if line["source"]), key=_rank)
     parts: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in lines:
         parts.setdefault(tuple(line[name] for name in _OBSERVATION), line)

@@ -108,11 +108,12 @@ def with_all_columns(rows: pa.Table) -> pa.Table:
 def merge_rows(rows: pa.Table, ids: pa.Table) -> pa.Table:
     """The object table of some rows.
 
-    Every column takes the first value that is not NULL: calibrated rows first, then those that came
-    first. A redshift and its source come from one row, and so do right ascension and declination.
+    Every column takes the first value that is not NULL: calibrated rows first, then by name of
+    survey, release and source_id, so that the order of builds does not matter. A redshift and its
+    source come from one row, and so do right ascension and declination.
 
     Args:
-        rows: object_key, view, ROW_FIELDS and catalogue columns, in the order they came. Rows of a
+        rows: object_key, view, ROW_FIELDS and catalogue columns. Rows of a
             joint view made from several surveys have no values of their own.
         ids: object_key, object_id.
 
@@ -120,12 +121,11 @@ def merge_rows(rows: pa.Table, ids: pa.Table) -> pa.Table:
         OBJECT_FIELDS and catalogue columns, ordered by object_key.
     """
     rows = with_all_columns(rows)
-    rows = rows.append_column("_came", pa.array(np.arange(rows.num_rows)))
-    kept = {*ROW_FIELDS, "object_key", "view", "_came", "redshift_source"} - {"ra_deg", "dec_deg"}
+    kept = {*ROW_FIELDS, "object_key", "view", "redshift_source"} - {"ra_deg", "dec_deg"}
     merged = [name for name in rows.column_names if name not in kept]
 
     def first(name: str, condition: str) -> str:
-        order = "ORDER BY calibrated DESC, _came"
+        order = "ORDER BY calibrated DESC, survey, release, source_id"
         return f"first({quoted(name)} {order}) FILTER (WHERE {condition}) AS {quoted(name)}"
 
     columns = [first(name, f"{quoted(name)} IS NOT NULL") for name in merged]

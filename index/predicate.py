@@ -64,12 +64,12 @@ def condition(predicate: str, columns: Mapping[str, str]) -> str:
 
 
 @cache
-def _database() -> duckdb.DuckDBPyConnection:
+def _database() -> Any:
     atexit.register(_database.cache_clear)  # a database that outlives Python complains on stderr
     return duckdb.connect(config={"enable_external_access": "false"})
 
 
-def connection() -> duckdb.DuckDBPyConnection:
+def connection() -> Any:
     """A connection of one's own to an empty database in memory; opening a database takes longer."""
     return _database().cursor()
 

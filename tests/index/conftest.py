@@ -10,9 +10,12 @@ import pytest
 import torch
 from astropy.io import fits
 from astropy.wcs import WCS
+from numpy import ndarray
 
 from index.building import BuildReport, build
 from training import artifact
+from training import encoder as encoders
+from training.observations import Image, Observation, Spectrum
 from training.search_head import SearchHead, SearchHeadConfig
 from training.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from training.tokenizers.scalar import ScalarTokenizer, ScalarTokenizerConfig
@@ -75,6 +78,34 @@ def write_encoder(folder: Path, *, seed: int, head_seed: int = 0) -> None:
     views = ("image", "spectrum", "joint")
     head = SearchHead(SearchHeadConfig(views=views, dim=32, hidden=32, dropout=0.0))
     artifact.save(folder, transformer=transformer, codecs=codecs, head=head)
+    # Untrained vectors lie close together; the head spreads them, so that a mix-up shows.
+    embedded = encoders.load(folder).embed([_any_observation(n) for n in range(12)])
+    for i, view in enumerate(views):
+        some = torch.from_numpy(embedded.vectors[np.array(embedded.views) == view])
+        head.mean[i], head.std[i] = some.mean(dim=0), some.std(dim=0)
+    artifact.save_head(folder, head)
+
+
+def _any_observation(number: int) -> Observation:
+    rng = np.random.default_rng(number)
+    flux = _disc(rng).astype(np.float32)
+    bad = np.zeros(flux.shape, bool)
+    wavelength = np.linspace(3800, 9100, 300)
+    line = (rng.uniform(1, 9) + rng.standard_normal(300)).astype(np.float32)
+    return Observation(
+        survey="", release="", source_id="", object_id="", fingerprint="", source="",
+        image=Image(flux, np.full_like(flux, 1e4), bad, ("DES-G", "DES-R", "DES-Z")),
+        spectrum=Spectrum(line, np.ones_like(line), np.zeros(300, bool), wavelength),
+        scalars={f"tok_flux_{band}": float(rng.uniform(1, 90)) for band in "grz"},
+    )  # fmt: skip
+
+
+def _disc(rng: np.random.Generator) -> ndarray:
+    """Three planes: an inclined disc on noise, nanomaggies per pixel."""
+    y, x = np.mgrid[:96, :96] - 47.5
+    light = np.exp(-np.hypot(x, y / rng.uniform(0.2, 1)) / rng.uniform(3, 12))
+    planes = [rng.uniform(0.05, 2) * light + 0.01 * rng.standard_normal(x.shape) for _ in "grz"]
+    return np.stack(planes)
 
 
 def write_cutout(
@@ -86,11 +117,7 @@ def write_cutout(
 ) -> Path:
     """A g, r, z cutout as the Legacy Survey viewer gives it: an inclined disc on noise."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:96, :96] - 47.5
-    radius = np.hypot(x, y / rng.uniform(0.2, 1))
-    light = np.exp(-radius / rng.uniform(3, 12))
-    flux = [rng.uniform(0.05, 2) * light + 0.01 * rng.standard_normal(x.shape) for _ in "grz"]
+    flux = _disc(np.random.default_rng(seed))
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     wcs.wcs.crval = list(position)
@@ -98,7 +125,7 @@ def write_cutout(
     wcs.wcs.cdelt = [-0.262 / 3600, 0.262 / 3600]
     header = wcs.to_header()
     header["BANDS"], header["SURVEY"], header["VERSION"] = "grz", "LegacySurvey", release
-    content = fits.PrimaryHDU(np.stack(flux).astype(np.float32), header)
+    content = fits.PrimaryHDU(flux.astype(np.float32), header)
     content.writeto(file, overwrite=True)
     return file
 

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from training.artifact import save_codec
 from training.modalities import STREAM
-from training.observations import BANDS, Image, ObservationBatch, Spectrum
+from training.observations import BANDS, IMAGE_SIZE, Image, ObservationBatch, Spectrum
 from training.tokenizers import spectrum as spectrum_tokenizer
 from training.tokenizers.image import ImageTensors, ImageTokenizer, ImageTokenizerConfig
 from training.tokenizers.scalar import (
@@ -82,6 +82,8 @@ class FitConfig:
     # Images only.
     drop_band: float = 0.15  # chance to leave out each band beyond two
     as_hsc: float = 0.15  # chance that DES bands stand in for HSC's, where there is no HSC data
+    crop_pixels: int = 64  # side of the centre that is seen ...
+    crop_until: float = 0.0  # ... up to this share of the fit; whole images after it
     # Spectra only.
     mask_weight: float = 0.1
     commitment_weight: float = 0.25
@@ -174,9 +176,10 @@ def fit_image_tokenizer(
     tokenizer = _seeded(lambda: ImageTokenizer(config), fit)
     tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def loss(rng: np.random.Generator) -> dict[str, Tensor]:
+    def loss(rng: np.random.Generator, done: float) -> dict[str, Tensor]:
         rows = rng.integers(len(train), size=fit.batch_size)
-        batch = image_batch([augment(train[row], rng, fit) for row in rows])
+        crop = fit.crop_pixels if done < fit.crop_until else IMAGE_SIZE
+        batch = image_batch([augment(train[row], rng, fit, crop_pixels=crop) for row in rows])
         return {"chi_square": image_loss(tokenizer, batch, fit)}
 
     losses = _descend(tokenizer, loss, fit, name="image", folder=folder, progress=progress)
@@ -195,7 +198,7 @@ def fit_spectrum_tokenizer(
     train, held_out = _split(spectra, what="spectra")
     tokenizer = _seeded(lambda: SpectrumTokenizer(config), fit)
 
-    def loss(rng: np.random.Generator) -> dict[str, Tensor]:
+    def loss(rng: np.random.Generator, done: float) -> dict[str, Tensor]:
         rows = rng.integers(len(train), size=fit.batch_size)
         return spectrum_losses(tokenizer, spectrum_tokenizer.stack([train[r] for r in rows]), fit)
 
@@ -241,12 +244,22 @@ def image_batch(images: Sequence[CompactImage]) -> ImageTensors:
     return ImageTensors(torch.from_numpy(flux), torch.from_numpy(ivar), torch.from_numpy(channels))
 
 
-def augment(image: CompactImage, rng: np.random.Generator, fit: FitConfig) -> CompactImage:
-    """Turn, mirror, leave out bands, and at times call DES bands by their HSC names.
+def augment(
+    image: CompactImage,
+    rng: np.random.Generator,
+    fit: FitConfig,
+    *,
+    crop_pixels: int = IMAGE_SIZE,
+) -> CompactImage:
+    """Crop near the centre, turn, mirror, leave out bands, at times call DES bands HSC.
 
     HSC-Y has no counterpart in DES and borrows z.
     """
     flux, inverse_sigma = image.flux_nmgy, image.inverse_sigma
+    margin = flux.shape[-1] - crop_pixels
+    y, x = (int(margin / 4 + margin / 2 * rng.random()) for _ in range(2))
+    flux = flux[:, y : y + crop_pixels, x : x + crop_pixels]
+    inverse_sigma = inverse_sigma[:, y : y + crop_pixels, x : x + crop_pixels]
     turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
     flux, inverse_sigma = np.rot90(flux, turns, (1, 2)), np.rot90(inverse_sigma, turns, (1, 2))
     if mirror:
@@ -269,10 +282,15 @@ def image_loss(tokenizer: ImageTokenizer, batch: ImageTensors, fit: FitConfig) -
     with _precision(fit):
         compressed = tokenizer(batch.flux_nmgy, batch.channels).compressed
     reconstructed = tokenizer.expand(compressed)
+    # Absent bands are left out here: most of the nine channels are empty.
+    flux, reconstructed = flux[batch.channels], reconstructed[batch.channels]
     # The fractional error also covers the reconstruction, or its sinh would explode the gradient.
     largest = torch.maximum(flux.abs(), reconstructed.detach().abs())
     return _half_chi_square(
-        reconstructed - flux, ivar=batch.ivar, error=fit.fractional_error * largest, fit=fit
+        reconstructed - flux,
+        ivar=batch.ivar[batch.channels],
+        error=fit.fractional_error * largest,
+        fit=fit,
     )
 
 
@@ -437,7 +455,7 @@ def _half_chi_square(
 
 def _descend(
     tokenizer: ImageTokenizer | SpectrumTokenizer,
-    loss_terms: Callable[[np.random.Generator], dict[str, Tensor]],
+    loss_terms: Callable[[np.random.Generator, float], dict[str, Tensor]],
     fit: FitConfig,
     *,
     name: str,
@@ -456,7 +474,7 @@ def _descend(
     )  # fmt: skip
     tokenizer.train()
     losses: list[float] = []
-    rows: list[dict[str, float]] = []
+    rows: list[dict[str, int | float]] = []
     started = saved = time.monotonic()
     for step in range(fit.num_steps):
         elapsed = time.monotonic() - started
@@ -468,7 +486,7 @@ def _descend(
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        terms = loss_terms(rng)
+        terms = loss_terms(rng, done)
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             raise ValueError(f"the {name} loss is {loss.item()} at step {step}: lower the rate")
@@ -504,7 +522,7 @@ def _save(
     folder: Path,
     name: str,
     tokenizer: ImageTokenizer | SpectrumTokenizer,
-    rows: list[dict[str, float]],
+    rows: list[dict[str, int | float]],
 ) -> None:
     save_codec(folder, name, tokenizer)
     with (folder / f"{name}_loss.csv").open("w", newline="") as file:

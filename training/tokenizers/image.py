@@ -24,6 +24,7 @@ from training.observations import BANDS, IMAGE_SIZE, Image
 from training.tokenizers.quantizers import FiniteScalarQuantizer
 
 NUM_CHANNELS = len(BANDS)
+SILU_GAIN = 1.68  # makes up for what the SiLU takes from the deviation of a unit normal
 HSC_NMGY = 10 ** (-(27.0 - 22.5) / 2.5)  # nanomaggies of one HSC count at zero point 27.0
 CLIP_NMGY = (*(HSC_NMGY * counts for counts in (80, 110, 200, 330, 500)), 6.0, 15.0, 20.0, 25.0)
 
@@ -114,6 +115,7 @@ class ImageTokenizer(nn.Module):
         self.from_code = nn.Conv2d(config.embedding, config.hidden, 1)
         self.decoder = nn.Sequential(*_decoder_layers(config))
         self.project_out = nn.Conv2d(config.multisurvey, NUM_CHANNELS, 1)
+        self.apply(_initialise)
 
     @property
     def num_codes(self) -> int:
@@ -140,9 +142,12 @@ class ImageTokenizer(nn.Module):
         return self.expand(compressed) * channels[:, :, None, None]
 
     def forward(
-        self, flux_nmgy: Float[Tensor, "b 9 96 96"], channels: Bool[Tensor, "b 9"]
+        self, flux_nmgy: Float[Tensor, "b 9 y x"], channels: Bool[Tensor, "b 9"]
     ) -> ImageReconstruction:
-        """Encode and decode, with the gradient passing straight through the quantizer."""
+        """Encode and decode, with the gradient passing straight through the quantizer.
+
+        The sides may be any multiple of the size of a token: all layers are convolutions.
+        """
         compressed = self.compress(self.clip(flux_nmgy))
         quantized = self.quantizer(self._latent(compressed, channels))
         return ImageReconstruction(
@@ -224,8 +229,7 @@ class SqueezeExcite(nn.Module):
         self.attention = nn.Conv2d(width, 1, 1)
         self.squeeze = nn.Conv2d(width, inner, 1)
         self.gate = nn.Conv2d(inner, width, 1)
-        nn.init.zeros_(self.gate.weight)
-        nn.init.constant_(self.gate.bias, gate_bias)  # type: ignore[arg-type]
+        self.gate_bias = gate_bias
 
     def forward(self, x: Float[Tensor, "b width y x"]) -> Float[Tensor, "b width 1 1"]:
         """Give the gate, in (0, 1)."""
@@ -256,6 +260,20 @@ class Upsample(nn.Module):
     def forward(self, x: Float[Tensor, "b width y x"]) -> Float[Tensor, "b out y2 x2"]:
         """Upsample."""
         return functional.pixel_shuffle(functional.silu(self.conv(x)), 2)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Keep the variance from layer to layer; PyTorch's own default loses most of it on the way."""
+    if isinstance(module, nn.Conv2d):
+        fan_in = module.weight[0].numel()
+        nn.init.normal_(module.weight, std=fan_in**-0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    if isinstance(module, Upsample):
+        nn.init.normal_(module.conv.weight, std=SILU_GAIN * module.conv.in_channels**-0.5)
+    if isinstance(module, SqueezeExcite):  # after its convolutions: apply goes inside out
+        nn.init.zeros_(module.gate.weight)
+        nn.init.constant_(module.gate.bias, module.gate_bias)  # type: ignore[arg-type]
 
 
 def _units(width: int, count: int, config: ImageTokenizerConfig) -> list[nn.Module]:

@@ -208,9 +208,8 @@ class SpectrumTokenizer(nn.Module):
         """Bring values from the latent grid to other wavelengths; 0 outside the latent grid."""
         grid = self.grid_angstrom
         step = self.config.wavelength_step_angstrom
-        where = (wavelength_angstrom - grid[0]) / step
-        inside = (where >= 0) & (where <= len(grid) - 1)
-        where = torch.where(inside, where, 0.0)
+        inside = (wavelength_angstrom >= grid[0]) & (wavelength_angstrom <= grid[-1])
+        where = torch.where(inside, (wavelength_angstrom - grid[0]) / step, 0.0)
         left = where.floor().long().clamp(max=len(grid) - 2)
         weight = (where - left).to(latent_values.dtype)
         y0, y1 = latent_values.gather(1, left), latent_values.gather(1, left + 1)

@@ -1,0 +1,265 @@
+"""Fitting the tokenizers: the loss falls, a seed repeats it, what is saved is what was made."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.artifact import load_codec
+from training.observations import Image, Observation, ObservationBatch, Spectrum
+from training.tokenizer_fitting import (
+    CompactImage,
+    FitConfig,
+    augment,
+    code_use,
+    collect,
+    compact,
+    fit_image_tokenizer,
+    fit_scalars,
+    fit_spectrum_tokenizer,
+    image_batch,
+    image_loss,
+)
+from training.tokenizers import image as image_tokenizer
+from training.tokenizers import spectrum as spectrum_tokenizer
+from training.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from training.tokenizers.scalar import GridTokenizerConfig, ScalarTokenizer
+from training.tokenizers.spectrum import SpectrumTokenizer, SpectrumTokenizerConfig
+
+IMAGE = ImageTokenizerConfig(
+    hidden=16,
+    embedding=3,
+    multisurvey=4,
+    num_compressions=3,
+    num_consecutive=1,
+    levels=(8, 5, 5),
+    gate_bias=0.0,
+    compression_multiplier=100.0,
+)
+SPECTRUM = SpectrumTokenizerConfig(
+    encoder_depths=(1, 1, 1, 1),
+    encoder_dims=(4, 6, 8, 12),
+    decoder_depths=(1, 1, 1, 0),
+    decoder_dims=(8, 6, 4, 2),
+    num_wavelengths=1024,
+    wavelength_step_angstrom=6.0,
+)
+FIT = FitConfig(num_steps=40, batch_size=4, learning_rate=5e-3, warmup_steps=5)
+DES = ("DES-G", "DES-R", "DES-I", "DES-Z")
+
+
+def galaxies(count: int, seed: int = 0) -> list[Image]:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[-48:48, -48:48]
+    made = []
+    for _ in range(count):
+        light = np.exp(-np.hypot(x, y * rng.uniform(1, 3)) / rng.uniform(3, 12))
+        flux = light * rng.uniform(0.1, 2) * np.array([0.5, 1, 1.4, 1.7])[:, None, None]
+        flux = (flux + rng.normal(0, 0.01, flux.shape)).astype(np.float32)
+        mask = rng.random(flux.shape) < 0.001
+        ivar = np.where(mask, 0, 1e4).astype(np.float32)
+        made.append(Image(np.where(mask, 0, flux).astype(np.float32), ivar, mask, DES))
+    return made
+
+
+def spectra(count: int, seed: int = 0) -> list[Spectrum]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        wavelength = 3800 + 5.0 * np.arange(1000)
+        flux = rng.uniform(1, 20) * (wavelength / 6000) ** rng.uniform(-2, 2)
+        sigma = 0.05 * flux
+        mask = np.abs(wavelength - 5577) < 20
+        return_flux = (flux + rng.normal(0, sigma)).astype(np.float32)
+        ivar = np.where(mask, 0, sigma**-2).astype(np.float32)
+        made.append(Spectrum(return_flux, ivar, mask, wavelength))
+    return made
+
+
+def observed(image: Image | None, spectrum: Spectrum | None, name: str) -> Observation:
+    return Observation(
+        survey="simulated",
+        release="",
+        source_id=name,
+        object_id=name,
+        fingerprint=name,
+        source="/sky",
+        image=image,
+        spectrum=spectrum,
+        scalars={"tok_flux_r": float(len(name))},
+    )
+
+
+def test_fitting_images_lowers_the_loss_and_is_repeatable() -> None:
+    data = [compact(image) for image in galaxies(24)]
+
+    fit = replace(FIT, crop_pixels=32, crop_until=0.9)
+    first = fit_image_tokenizer(data, IMAGE, fit)
+    again = fit_image_tokenizer(data, IMAGE, fit)
+    other = fit_image_tokenizer(data, IMAGE, replace(fit, seed=1, num_steps=2))
+
+    assert np.mean(first.losses[-5:]) < 0.6 * np.mean(first.losses[:5])
+    assert first.losses == again.losses
+    assert first.figures == again.figures
+    assert first.losses[0] != other.losses[0]
+    assert 0 < first.figures["codes_used"] <= 1
+    assert first.figures["r2"] < 1
+    assert not first.tokenizer.training
+
+
+def test_fitting_spectra_lowers_the_loss_and_is_repeatable() -> None:
+    data = spectra(24)
+
+    first = fit_spectrum_tokenizer(data, SPECTRUM, FIT)
+    again = fit_spectrum_tokenizer(data, SPECTRUM, FIT)
+
+    assert np.mean(first.losses[-5:]) < np.mean(first.losses[:5])
+    assert first.losses == again.losses
+    assert 0 <= first.figures["mask_auc"] <= 1
+
+
+def test_what_is_saved_encodes_like_what_was_fitted(tmp_path: Path) -> None:
+    images = galaxies(6)
+    some = spectra(6)
+    fit = replace(FIT, num_steps=3)
+    steps: list[int] = []
+
+    image = fit_image_tokenizer(
+        [compact(one) for one in images], IMAGE, fit, folder=tmp_path,
+        progress=lambda step, total, loss: steps.append(step),
+    ).tokenizer  # fmt: skip
+    spectrum = fit_spectrum_tokenizer(some, SPECTRUM, fit, folder=tmp_path).tokenizer
+    loaded = load_codec(tmp_path, "image", key="tok_image")
+    loaded_spectrum = load_codec(tmp_path, "spectrum", key="tok_spectrum_sdss")
+
+    assert isinstance(loaded, ImageTokenizer)
+    assert isinstance(loaded_spectrum, SpectrumTokenizer)
+    batch = image_tokenizer.stack(images)
+    assert torch.equal(
+        loaded.encode(batch.flux_nmgy, batch.channels),
+        image.encode(batch.flux_nmgy, batch.channels),
+    )
+    seen = spectrum_tokenizer.stack(some)
+    arguments = (seen.flux, seen.ivar, seen.mask, seen.wavelength_angstrom)
+    assert torch.equal(loaded_spectrum.encode(*arguments), spectrum.encode(*arguments))
+    for parameter in image.parameters():  # storing matrices as float16 will lose nothing
+        if parameter.ndim > 1:
+            assert torch.equal(parameter, parameter.half().float())
+    assert steps == [1, 2, 3]
+    with (tmp_path / "image_loss.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [0, 1, 2]
+    assert {"seconds", "learning_rate", "chi_square"} <= set(rows[0])
+
+
+def test_a_fit_ends_when_its_time_is_up() -> None:
+    data = [compact(image) for image in galaxies(3)]
+    fit = replace(FIT, num_steps=100_000, max_seconds=0.5)
+    assert 0 < len(fit_image_tokenizer(data, IMAGE, fit).losses) < 1000
+
+
+def test_collecting_keeps_what_was_observed_up_to_the_limits() -> None:
+    (image,), (spectrum,) = galaxies(1), spectra(1)
+    batch = ObservationBatch(
+        (observed(image, None, "a"), observed(image, spectrum, "bb"), observed(None, spectrum, "c"))
+    )
+
+    data = collect([batch, batch], max_images=3)
+
+    assert (len(data.images), len(data.spectra)) == (3, 4)
+    assert data.scalars == {"tok_flux_r": [1.0, 2.0, 1.0, 1.0, 2.0, 1.0]}
+
+
+def test_half_precision_keeps_an_image_to_a_thousandth_and_its_bad_pixels() -> None:
+    (image,) = galaxies(1)
+    batch = image_batch([compact(image)])
+    whole = image_tokenizer.stack([image])
+    torch.testing.assert_close(batch.flux_nmgy, whole.flux_nmgy, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(batch.ivar, whole.ivar, rtol=2e-3, atol=0)
+    assert torch.equal(batch.ivar == 0, whole.ivar == 0)
+    assert torch.equal(batch.channels, whole.channels)
+
+
+def test_augmentation_moves_flux_and_error_together() -> None:
+    flux = np.random.default_rng(0).normal(size=(4, 96, 96)).astype(np.float16)
+    image = CompactImage(flux, flux, DES)  # errors made equal to the flux: they must stay so
+    rng = np.random.default_rng(1)
+    fit = FitConfig(drop_band=0.5, as_hsc=0.5)
+    names: set[str] = set()
+    for _ in range(40):
+        seen = augment(image, rng, fit, crop_pixels=64)
+        assert seen.flux_nmgy.shape == (len(seen.bands), 64, 64)
+        np.testing.assert_array_equal(seen.flux_nmgy, seen.inverse_sigma)
+        assert 2 <= len(seen.bands) == len(set(seen.bands))
+        names.update(seen.bands)
+        for band, plane in zip(seen.bands, seen.flux_nmgy, strict=True):
+            twin = "DES-Z" if band == "HSC-Y" else band.replace("HSC", "DES")
+            assert set(plane.ravel()) <= set(flux[DES.index(twin)].ravel())
+    assert {"HSC-G", "HSC-Y", "DES-G"} <= names
+    np.testing.assert_array_equal(image.flux_nmgy, flux)
+
+
+def test_without_the_additions_the_image_loss_is_the_papers() -> None:
+    batch = image_tokenizer.stack(galaxies(2))
+    tokenizer = ImageTokenizer(IMAGE).eval()
+    fit = replace(FIT, fractional_error=0.0, robust_sigma=math.inf)
+
+    with torch.no_grad():
+        found = image_loss(tokenizer, batch, fit)
+        compressed = tokenizer(batch.flux_nmgy, batch.channels).compressed
+        residual = (tokenizer.expand(compressed) - batch.flux_nmgy) * batch.ivar.sqrt()
+
+    expected = 0.5 * residual.square().sum() / (batch.ivar > 0).sum()
+    torch.testing.assert_close(found, expected)
+
+
+def test_bad_pixels_do_not_enter_the_loss() -> None:
+    batch = image_tokenizer.stack(galaxies(1))
+    bad = batch.ivar == 0
+    tokenizer = ImageTokenizer(IMAGE).eval()
+    # The reconstruction sees the image, so compare the loss of one reconstruction with itself.
+    before = image_loss(tokenizer, batch, FIT)
+    absent = ~batch.channels[:, :, None, None] & bad
+    batch.flux_nmgy[absent] = 9.0
+    assert torch.equal(image_loss(tokenizer, batch, FIT), before)
+
+
+def test_scalars_get_a_table_each_and_redshift_a_grid(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = {"tok_flux_r": rng.lognormal(3, 1, 3000).tolist(), "tok_z": [0.1, 0.2]}
+
+    tokenizers = fit_scalars(
+        values, num_bins=32, redshift=GridTokenizerConfig(num_bins=16, highest=1.0), folder=tmp_path
+    )
+
+    assert set(tokenizers) == {"tok_flux_r", "tok_z"}
+    flux = tokenizers["tok_flux_r"]
+    assert isinstance(flux, ScalarTokenizer)
+    assert flux.config.log  # as the table of streams says
+    counts = torch.bincount(flux.encode(torch.tensor(values["tok_flux_r"]))[:, 0], minlength=32)
+    assert int(counts[1:].min()) > 90
+    assert (tmp_path / "codecs" / "FLUX_R" / "model.safetensors").stat().st_size < 1000
+    loaded = load_codec(tmp_path, "Z", key="tok_z")
+    assert loaded.num_codes == 16
+
+
+def test_code_use_counts_codes_and_their_evenness() -> None:
+    even = code_use(torch.arange(4).repeat(10), num_codes=8)
+    assert even["codes_used"] == 0.5
+    assert math.isclose(even["perplexity"], 4.0)
+    assert math.isclose(code_use(torch.zeros(9, dtype=torch.int64), num_codes=8)["perplexity"], 1)
+
+
+def test_too_little_data_is_refused() -> None:
+    with pytest.raises(ValueError, match="two or more images"):
+        fit_image_tokenizer([compact(galaxies(1)[0])], IMAGE, FIT)
+    with pytest.raises(ValueError, match="two or more spectra"):
+        fit_spectrum_tokenizer([], SPECTRUM, FIT)
+    with pytest.raises(ValueError, match="must be positive"):
+        FitConfig(num_steps=0)

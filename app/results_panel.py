@@ -50,8 +50,9 @@ def draw_results(
 
 
 def _summary(sky: Sky, hits: Hits, stamps: list[Stamp]) -> str:
+    how = "all views, ranks fused" if hits.view == "any" else hits.view
     parts = [
-        f"<b>{len(hits):,}</b> of {hits.num_searched:,} objects, compared by {escaped(hits.view)}",
+        f"<b>{len(hits):,}</b> of {hits.num_searched:,} objects, compared by {escaped(how)}",
         f"version {hits.version}, built {escaped(built_on(sky, hits.version))}",
     ]
     if hits.num_without_position:
@@ -92,6 +93,7 @@ def _cards(sky: Sky, hits: Hits, stamps: list[Stamp]) -> list[Card]:
                 object_id=object_id,
                 rank=place + 1,
                 score=f"{score:.3f}",
+                tag="fused ranks" if hits.view == "any" else "",
                 facts=tuple((label, number(values[place], d)) for label, values, d in facts),
                 picture=shown.picture,
                 missing=shown.missing,

@@ -59,7 +59,10 @@ def draw(folder: str) -> None:
 def _current(sky: Sky) -> PageState:
     """The state of this run; the address made to say the same."""
     address = st.query_params.to_dict()
-    if "state" not in st.session_state or address != st.session_state["address"]:
+    # After a click the browser may still send the address of before: then the click counts.
+    changed = st.session_state.pop("changed", False)
+    moved = not changed and address != st.session_state.get("address")
+    if "state" not in st.session_state or moved:
         state, complaints = from_params(address)
         st.session_state["complaints"] = complaints
         st.session_state["asked"] = ask.Asked()
@@ -79,6 +82,7 @@ def _change(**values: Any) -> None:
     st.session_state["state"] = replace(st.session_state["state"], **values)
     st.session_state["asked"] = ask.Asked()
     st.session_state["complaints"] = ()
+    st.session_state["changed"] = True
 
 
 def _pick(object_id: str) -> None:

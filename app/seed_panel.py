@@ -66,10 +66,10 @@ def draw_seed(
             '<div class="sk-warn">Approximate colours: made from a display picture, not from '
             "calibrated fluxes.</div>"
         )
-    if shown.notes:
-        st.html(f'<div class="sk-note">{escaped("; ".join(shown.notes))}</div>')
     if "spectrum" in str(line.get("views")).split(","):
         _spectrum(trace(sky, object_id))
+    if shown.notes:
+        st.html(f'<div class="sk-note">{escaped("; ".join(shown.notes))}</div>')
 
 
 def _figure(object_id: str, shown: Stamp) -> str:
@@ -108,7 +108,8 @@ def _facts(line: dict[str, CatalogueValue], shown: Stamp) -> str:
         rows.append(("Half-light radius", f"{number(line['radius_arcsec'], 2)}\N{DOUBLE PRIME}"))
     rows.append(("Views", escaped(str(line.get("views")).replace(",", ", "))))
     if shown.picture is not None:
-        bands = "".join(band[-1].lower() for band in shown.bands)
+        letters = {band[-1].lower() for band in shown.bands}
+        bands = "".join(band for band in "ugrizy" if band in letters)
         rows.append(
             ("Picture", f"<i>{bands}</i>, {size_text(shown.width_arcsec)}, {escaped(shown.survey)}")
         )

@@ -82,6 +82,7 @@ def command(sky: Path, *, port: int) -> list[str]:
         "server.port": str(port),
         "server.headless": "true",
         "server.fileWatcherType": "none",
+        "logger.level": "warning",
         "browser.gatherUsageStats": "false",
         **OPTIONS,
     }

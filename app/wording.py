@@ -28,5 +28,5 @@ def number(value: object, digits: int) -> str:
 def size_text(width_arcsec: float | None) -> str:
     """How large a stamp is on the sky."""
     if width_arcsec is None:
-        return "size on the sky unknown"
+        return "of unknown size"
     return f"{width_arcsec:.1f}\N{DOUBLE PRIME} a side"

@@ -10,7 +10,7 @@ function element(name, className, text) {
   return made;
 }
 
-function stamp(card) {
+function stamp(card, span) {
   const box = element("div", "stamp");
   if (card.picture) {
     const picture = element("img");
@@ -21,6 +21,7 @@ function stamp(card) {
     box.append(picture);
   } else {
     box.append(element("div", "missing", card.missing));
+    if (card.curve.length) box.append(curve(card.curve, span));
   }
   box.append(element("span", "rank", String(card.rank)));
   return box;
@@ -94,8 +95,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
     button.title = card.id;
     button.dataset.id = card.id;
     button.setAttribute("aria-label", `${describe(card)}. Show what is like it.`);
-    button.append(stamp(card));
-    if (card.curve.length) button.append(curve(card.curve, span));
+    button.append(stamp(card, span));
+    if (card.picture && card.curve.length) button.append(curve(card.curve, span));
     button.append(caption(card));
     button.onclick = () => {
       button.setAttribute("aria-busy", "true");

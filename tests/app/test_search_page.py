@@ -162,7 +162,7 @@ def test_a_display_picture_is_said_to_have_approximate_colours_and_no_position(
 
     assert "Approximate colours" in page
     assert "no position" in page
-    assert "size on the sky unknown" in page
+    assert "of unknown size" in page
     assert 'class="bar"' not in page
 
 

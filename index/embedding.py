@@ -8,6 +8,7 @@ reason.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -268,9 +269,11 @@ def _read_files(
     for file in task:
         try:
             status = os.stat(file.path)  # before reading: a change while reading shows next time
+            _check_file(file.path, status)
             sha256 = disk.sha256_of(Path(file.path))
-        except OSError as error:
-            reason = Skipped(file.path, f"cannot be read: {error.strerror}")
+        except (OSError, ValueError) as error:
+            text = error.strerror if isinstance(error, OSError) else str(error)
+            reason = Skipped(_printable(file.path), f"cannot be read: {text}")
             piece.files.append(ReadFile(file.number, file.path, 0, 0, "", 0, (reason,)))
             continue
         same = sha256 == file.known_sha256
@@ -294,6 +297,21 @@ def _read_files(
         )  # fmt: skip
     _embed(piece, waiting, encoder, store)
     yield piece
+
+
+def _check_file(path: str, status: os.stat_result) -> None:
+    """Raise ValueError for what would stop the build, not only its own reading.
+
+    Opening a pipe waits for ever; a name that is not UTF-8 fits no table and no JSON.
+    """
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise ValueError("expected a regular file, got a pipe, socket or device")
+    if _printable(path) != path:
+        raise ValueError("its name is not UTF-8: rename it")
+
+
+def _printable(path: str) -> str:
+    return path.encode(errors="backslashreplace").decode()
 
 
 def _read(survey: str, file: Path) -> Iterator[Observation | Skipped]:

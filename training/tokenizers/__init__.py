@@ -1,1 +1,1 @@
-"""training/tokenizers"""
+"""Observations to tokens and back."""

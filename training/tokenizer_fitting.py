@@ -14,22 +14,21 @@ import csv
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
-from numpy import ndarray
-from sklearn.metrics import roc_auc_score
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from training.artifact import save_codec
+from training.compact_images import CompactImage, augment, compact, image_batch
 from training.modalities import STREAM
-from training.observations import BANDS, IMAGE_SIZE, Image, ObservationBatch, Spectrum
+from training.observations import IMAGE_SIZE, ObservationBatch, Spectrum
+from training.reconstruction import inside_grid, measure_images, measure_spectra, precision
 from training.tokenizers import spectrum as spectrum_tokenizer
 from training.tokenizers.image import ImageTensors, ImageTokenizer, ImageTokenizerConfig
 from training.tokenizers.scalar import (
@@ -47,13 +46,6 @@ from training.tokenizers.spectrum import (
 Tokenizer = TypeVar("Tokenizer", ImageTokenizer, SpectrumTokenizer)
 Item = TypeVar("Item")
 Progress = Callable[[int, int, float], None]  # step, number of steps, loss
-HSC_TWIN = {
-    "HSC-G": "DES-G",
-    "HSC-R": "DES-R",
-    "HSC-I": "DES-I",
-    "HSC-Z": "DES-Z",
-    "HSC-Y": "DES-Z",
-}
 MAX_ENTROPY_VECTORS = 2048  # of a batch: the joint table over all codes is costly
 NUM_HELD_OUT = 256  # objects at most that measure the fit and take no part in it
 
@@ -99,15 +91,6 @@ class FitConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class CompactImage:
-    """An image in half precision: a training set of tens of thousands fits in memory."""
-
-    flux_nmgy: ndarray  # (band, y, x) float16
-    inverse_sigma: ndarray  # (band, y, x) float16, 0 where bad
-    bands: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class TrainingData:
     """What tokenizers are fitted on."""
 
@@ -141,17 +124,6 @@ def collect(
     return data
 
 
-def compact(image: Image) -> CompactImage:
-    """Reduce an image to half precision."""
-    inverse_sigma = np.sqrt(np.where(image.mask, np.float32(0), image.ivar))
-    largest = np.finfo(np.float16).max
-    return CompactImage(
-        np.clip(image.flux, -largest, largest).astype(np.float16),
-        np.minimum(inverse_sigma, largest).astype(np.float16),
-        image.bands,
-    )
-
-
 def fit_image_tokenizer(
     images: Sequence[CompactImage],
     config: ImageTokenizerConfig,
@@ -179,11 +151,26 @@ def fit_image_tokenizer(
     def loss(rng: np.random.Generator, done: float) -> dict[str, Tensor]:
         rows = rng.integers(len(train), size=fit.batch_size)
         crop = fit.crop_pixels if done < fit.crop_until else IMAGE_SIZE
-        batch = image_batch([augment(train[row], rng, fit, crop_pixels=crop) for row in rows])
+        batch = image_batch(
+            [
+                augment(
+                    train[row],
+                    rng,
+                    drop_band=fit.drop_band,
+                    as_hsc=fit.as_hsc,
+                    crop_pixels=crop,
+                )
+                for row in rows
+            ]
+        )
         return {"chi_square": image_loss(tokenizer, batch, fit)}
 
     losses = _descend(tokenizer, loss, fit, name="image", folder=folder, progress=progress)
-    return Fitted(tokenizer, measure_images(tokenizer, held_out, fit), losses)
+    return Fitted(
+        tokenizer,
+        measure_images(tokenizer, held_out, batch_size=fit.batch_size, bfloat16=fit.bfloat16),
+        losses,
+    )
 
 
 def fit_spectrum_tokenizer(
@@ -203,7 +190,11 @@ def fit_spectrum_tokenizer(
         return spectrum_losses(tokenizer, spectrum_tokenizer.stack([train[r] for r in rows]), fit)
 
     losses = _descend(tokenizer, loss, fit, name="spectrum", folder=folder, progress=progress)
-    return Fitted(tokenizer, measure_spectra(tokenizer, held_out, fit), losses)
+    return Fitted(
+        tokenizer,
+        measure_spectra(tokenizer, held_out, batch_size=fit.batch_size, bfloat16=fit.bfloat16),
+        losses,
+    )
 
 
 def fit_scalars(
@@ -229,57 +220,10 @@ def fit_scalars(
     return tokenizers
 
 
-def image_batch(images: Sequence[CompactImage]) -> ImageTensors:
-    """Put half-precision images onto the nine channels."""
-    side = images[0].flux_nmgy.shape[-1]
-    flux = np.zeros((len(images), len(BANDS), side, side), dtype=np.float32)
-    inverse_sigma = np.zeros_like(flux)
-    channels = np.zeros((len(images), len(BANDS)), dtype=bool)
-    for row, image in enumerate(images):
-        where = [BANDS.index(band) for band in image.bands]
-        flux[row, where] = image.flux_nmgy
-        inverse_sigma[row, where] = image.inverse_sigma
-        channels[row, where] = True
-    ivar = np.square(inverse_sigma)
-    return ImageTensors(torch.from_numpy(flux), torch.from_numpy(ivar), torch.from_numpy(channels))
-
-
-def augment(
-    image: CompactImage,
-    rng: np.random.Generator,
-    fit: FitConfig,
-    *,
-    crop_pixels: int = IMAGE_SIZE,
-) -> CompactImage:
-    """Crop near the centre, turn, mirror, leave out bands, at times call DES bands HSC.
-
-    HSC-Y has no counterpart in DES and borrows z.
-    """
-    flux, inverse_sigma = image.flux_nmgy, image.inverse_sigma
-    margin = flux.shape[-1] - crop_pixels
-    y, x = (int(margin / 4 + margin / 2 * rng.random()) for _ in range(2))
-    flux = flux[:, y : y + crop_pixels, x : x + crop_pixels]
-    inverse_sigma = inverse_sigma[:, y : y + crop_pixels, x : x + crop_pixels]
-    turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
-    flux, inverse_sigma = np.rot90(flux, turns, (1, 2)), np.rot90(inverse_sigma, turns, (1, 2))
-    if mirror:
-        flux, inverse_sigma = flux[:, :, ::-1], inverse_sigma[:, :, ::-1]
-    bands = list(image.bands)
-    planes = list(range(len(bands)))
-    if rng.random() < fit.as_hsc:
-        twins = [(hsc, bands.index(des)) for hsc, des in HSC_TWIN.items() if des in bands]
-        if twins:
-            bands, planes = [hsc for hsc, _ in twins], [plane for _, plane in twins]
-    kept = [n for n in rng.permutation(len(bands)) if rng.random() >= fit.drop_band]
-    kept = kept if len(kept) >= 2 else list(range(len(bands)))
-    planes, bands = [planes[n] for n in kept], [bands[n] for n in kept]
-    return CompactImage(flux[planes], inverse_sigma[planes], tuple(bands))
-
-
 def image_loss(tokenizer: ImageTokenizer, batch: ImageTensors, fit: FitConfig) -> Tensor:
     """Mean over good pixels of half the squared residual in units of the error."""
     flux = tokenizer.clip(batch.flux_nmgy)
-    with _precision(fit):
+    with precision(bfloat16=fit.bfloat16):
         compressed = tokenizer(batch.flux_nmgy, batch.channels).compressed
     reconstructed = tokenizer.expand(compressed)
     # Absent bands are left out here: most of the nine channels are empty.
@@ -298,11 +242,11 @@ def spectrum_losses(
     tokenizer: SpectrumTokenizer, batch: SpectrumTensors, fit: FitConfig
 ) -> dict[str, Tensor]:
     """Give the weighted terms of the spectrum's loss, on the wavelengths that were observed."""
-    with _precision(fit):
+    with precision(bfloat16=fit.bfloat16):
         seen = tokenizer(batch)
     flux = tokenizer.resample(seen.decoded.flux, batch.wavelength_angstrom)
     logits = tokenizer.resample(seen.decoded.mask_logits, batch.wavelength_angstrom)
-    inside = _inside(tokenizer, batch)
+    inside = inside_grid(tokenizer, batch)
     largest = torch.maximum(batch.flux.abs(), flux.detach().abs())
     chi_square = _half_chi_square(
         flux - batch.flux,
@@ -325,94 +269,6 @@ def spectrum_losses(
     }
 
 
-@torch.no_grad()
-def measure_images(
-    tokenizer: ImageTokenizer, images: Sequence[CompactImage], fit: FitConfig
-) -> dict[str, float]:
-    """Reconstruction of images and use of their codes.
-
-    Returns:
-        chi_square: median over images of the mean squared residual in units of the pipeline error.
-        r2: share of the variance of arcsinh-compressed flux that the reconstruction explains.
-        codes_used, perplexity: as code_use.
-    """
-    chi_squares, codes = [], []
-    unexplained = total = 0.0
-    for start in range(0, len(images), fit.batch_size):
-        batch = image_batch(images[start : start + fit.batch_size])
-        with _precision(fit):
-            seen = tokenizer(batch.flux_nmgy, batch.channels)
-        flux = tokenizer.clip(batch.flux_nmgy)
-        good = batch.ivar > 0
-        residual = (tokenizer.expand(seen.compressed) - flux).square() * batch.ivar
-        chi_squares.append(residual.sum(dim=(1, 2, 3)) / good.sum(dim=(1, 2, 3)))
-        truth = tokenizer.compress(flux)
-        mean = (truth * good).sum(dim=(2, 3)) / good.sum(dim=(2, 3)).clamp_min(1)
-        unexplained += float(((seen.compressed - truth).square() * good).sum())
-        total += float(((truth - mean[:, :, None, None]).square() * good).sum())
-        codes.append(seen.codes.flatten())
-    return {
-        "num_held_out": float(len(images)),
-        "chi_square": float(torch.cat(chi_squares).median()),
-        "r2": 1 - unexplained / total,
-        **code_use(torch.cat(codes), num_codes=tokenizer.num_codes),
-    }
-
-
-@torch.no_grad()
-def measure_spectra(
-    tokenizer: SpectrumTokenizer, spectra: Sequence[Spectrum], fit: FitConfig
-) -> dict[str, float]:
-    """Reconstruction of spectra and use of their codes.
-
-    Returns:
-        chi_square: median over spectra of the mean squared residual in units of the error.
-        r2: share of the inverse-variance-weighted variance about each mean that is explained.
-        mask_auc: area under the ROC curve of the predicted mask; absent if no pixel is bad.
-        codes_used, perplexity: as code_use.
-    """
-    chi_squares, codes, masks, logits = [], [], [], []
-    unexplained = total = 0.0
-    for start in range(0, len(spectra), fit.batch_size):
-        batch = spectrum_tokenizer.stack(spectra[start : start + fit.batch_size])
-        with _precision(fit):
-            seen = tokenizer(batch)
-        inside = _inside(tokenizer, batch)
-        weight = torch.where(inside & ~batch.mask, batch.ivar, 0.0)
-        flux = tokenizer.resample(seen.decoded.flux, batch.wavelength_angstrom)
-        residual = ((flux - batch.flux).square() * weight).sum(dim=1)
-        chi_squares.append(residual / (weight > 0).sum(dim=1).clamp_min(1))
-        mean = (batch.flux * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1e-12)
-        unexplained += float(residual.sum())
-        total += float(((batch.flux - mean[:, None]).square() * weight).sum())
-        codes.append(seen.codes.flatten())
-        masks.append(batch.mask[inside])
-        logits.append(
-            tokenizer.resample(seen.decoded.mask_logits, batch.wavelength_angstrom)[inside]
-        )
-    figures = {
-        "num_held_out": float(len(spectra)),
-        "chi_square": float(torch.cat(chi_squares).median()),
-        "r2": 1 - unexplained / total,
-        **code_use(torch.cat(codes), num_codes=tokenizer.quantizer.num_codes),
-    }
-    bad = torch.cat(masks).numpy()
-    if bad.any() and not bad.all():
-        figures["mask_auc"] = float(roc_auc_score(bad, torch.cat(logits).numpy()))
-    return figures
-
-
-def code_use(codes: Int64[Tensor, " n"], *, num_codes: int) -> dict[str, float]:
-    """Give codes_used, the share of codes that occur, and perplexity, how many are in even use."""
-    counts = torch.bincount(codes, minlength=num_codes).double()
-    share = counts / counts.sum()
-    entropy = -(share * share.clamp_min(1e-300).log()).sum()
-    return {
-        "codes_used": float((counts > 0).double().mean()),
-        "perplexity": float(entropy.exp()),
-    }
-
-
 def _split(items: Sequence[Item], *, what: str) -> tuple[Sequence[Item], Sequence[Item]]:
     if len(items) < 2:
         raise ValueError(f"expected two or more {what} to fit on, got {len(items)}")
@@ -426,16 +282,6 @@ def _seeded(make: Callable[[], Tokenizer], fit: FitConfig) -> Tokenizer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fit.seed)
         return make()
-
-
-def _precision(fit: FitConfig) -> torch.autocast | nullcontext[None]:
-    return torch.autocast("cpu", torch.bfloat16) if fit.bfloat16 else nullcontext()
-
-
-def _inside(tokenizer: SpectrumTokenizer, batch: SpectrumTensors) -> Tensor:
-    """Observed pixels that the latent grid covers; padding is not."""
-    first, last = tokenizer.grid_angstrom[0], tokenizer.grid_angstrom[-1]
-    return (batch.wavelength_angstrom >= first) & (batch.wavelength_angstrom <= last)
 
 
 def _half_chi_square(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -292,6 +293,70 @@ def test_a_npz_of_objects_is_never_unpickled(tmp_path: Path) -> None:
     np.savez(file, images=np.array([{"a": 1}], dtype=object))
 
     assert "allow_pickle" in only_reason(file)
+
+
+@pytest.mark.parametrize(
+    ("ra", "message"),
+    [
+        (np.array(["10", "11"]), "expected 2 numbers in degrees in 'ra', got <U2"),
+        (np.array([10.0]), r"expected 2 numbers in degrees in 'ra', got float64 of shape \(1,\)"),
+    ],
+)
+def test_a_npz_whose_positions_are_no_numbers_one_a_picture_is_skipped(
+    ra: ndarray, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "crops.npz"
+    np.savez(file, images=np.stack([disc(100)] * 2), ra=ra, dec=np.zeros(2))
+
+    assert re.search(message, only_reason(file))
+    with pytest.raises(ValueError, match=message):
+        composite.read_one(file, "0")
+
+
+def test_an_unknown_position_is_none_and_one_off_the_sky_is_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "crops.npz"
+    dec = np.array([np.nan, 95.0, -5.0])
+    np.savez(file, images=np.stack([disc(100)] * 3), ra=np.array([10.0, 10, -1]), dec=dec)
+
+    (batch,) = list(composite.read(file))
+
+    places = {seen.object_id: (seen.ra_deg, seen.dec_deg) for seen in batch.observations}
+    assert places == {"crops-0": (None, None), "crops-2": (359.0, -5.0)}
+    assert ["dec_deg in [-90, 90]" in bad.reason for bad in batch.skipped] == [True]
+
+
+def test_a_picture_without_a_name_is_skipped_alone(tmp_path: Path) -> None:
+    file = tmp_path / "crops.npz"
+    np.savez(file, images=np.stack([disc(100)] * 3), id=np.array(["a", "", "  "]))
+
+    (batch,) = list(composite.read(file))
+
+    assert [seen.object_id for seen in batch.observations] == ["a"]
+    assert {bad.reason for bad in batch.skipped} == {"it has no name"}
+
+
+@pytest.mark.parametrize("shape", [(0, 9, 9, 3), (2, 0, 9, 3)])
+def test_a_npz_of_no_pixels_is_skipped(shape: tuple[int, ...], tmp_path: Path) -> None:
+    file = tmp_path / "crops.npz"
+    np.savez(file, images=np.zeros(shape, np.uint8))
+
+    assert "expected one uint8 array" in only_reason(file)
+
+
+def test_a_npz_that_unpacks_to_more_than_memory_is_skipped_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "crops.npz"
+    np.savez_compressed(file, images=disc(500)[None])
+    monkeypatch.setattr(composite, "MAX_NPZ_BYTES", 700_000)
+
+    assert "expected a npz of 700,000 bytes unpacked at most, got 750," in only_reason(file)
+
+
+def test_a_picture_of_too_many_pixels_is_skipped_undecoded(tmp_path: Path) -> None:
+    Picture.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+
+    assert "too large a picture" in only_reason(tmp_path / "bomb.png")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 but no more"])

@@ -170,6 +170,17 @@ def test_an_image_without_wcs_is_refused(tmp_path: Path) -> None:
     assert "no celestial WCS" in reason
 
 
+def test_a_wcs_that_wcslib_refuses_is_told_in_plain_words(tmp_path: Path) -> None:
+    cards = header()
+    cards["CRVAL2"] = 95.0
+    file = write(tmp_path / "a.fits", noise(), cards)
+
+    reason = only_reason(file)
+
+    assert reason.startswith("HDU 0: unusable WCS: Ill-conditioned coordinate transformation")
+    assert ".c" not in reason
+
+
 def test_a_small_image_is_padded_and_says_so(tmp_path: Path) -> None:
     seen = only(write(tmp_path / "small.fits", noise(80), header(size=80)))
 

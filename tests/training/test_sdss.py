@@ -186,11 +186,19 @@ def test_a_doubtful_redshift_is_left_out(tmp_path: Path) -> None:
     assert seen.notes == ("ZWARNING 4: redshift and class left out",)
 
 
+def test_a_redshift_that_is_not_a_number_is_left_out(tmp_path: Path) -> None:
+    seen = only(write(tmp_path / "spec.fits", changes={"Z": ("E", np.nan)}))
+
+    assert not {"redshift", "redshift_source", "spectrum_class"} & seen.catalogue.keys()
+    assert seen.notes == ("Z is not a number: redshift and class left out",)
+
+
 def test_a_position_off_the_sky_is_no_position(tmp_path: Path) -> None:
     seen = only(write(tmp_path / "spec.fits", changes={"PLUG_DEC": ("D", -9999.0)}))
 
     assert seen.ra_deg is None
     assert seen.dec_deg is None
+    assert seen.notes == ("no position on the sky in the table",)
 
 
 def test_unsorted_wavelengths_are_refused(tmp_path: Path) -> None:
@@ -200,6 +208,15 @@ def test_unsorted_wavelengths_are_refused(tmp_path: Path) -> None:
     reason = only_reason(write(tmp_path / "spec.fits", loglam=loglam))
 
     assert reason == "HDU 1: wavelengths (loglam) are not ascending"
+
+
+@pytest.mark.parametrize("first", [3800.0, 300.0, -5.0])
+def test_wavelengths_that_are_no_logarithms_of_angstrom_are_refused(
+    first: float, tmp_path: Path
+) -> None:
+    reason = only_reason(write(tmp_path / "spec.fits", loglam=first + np.arange(NUM_PIXELS)))
+
+    assert "expected loglam, log10 of Angstrom, between 2.0 and 6.0" in reason
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan])

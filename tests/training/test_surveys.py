@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +77,36 @@ def test_what_cannot_be_read_is_skipped_with_a_reason(survey: str, tmp_path: Pat
     assert reader(survey).list_files(tmp_path) == [folder, link]
     assert only_reason(survey, folder) == "Is a directory"
     assert only_reason(survey, link) == "No such file or directory"
+
+
+@pytest.mark.parametrize("survey", FIRST_SUFFIX)
+def test_links_in_a_circle_are_not_followed(survey: str, tmp_path: Path) -> None:
+    file = tmp_path / "deep" / f"file{FIRST_SUFFIX[survey]}"
+    file.parent.mkdir()
+    file.touch()
+    (tmp_path / "deep" / "circle").symlink_to(tmp_path)
+
+    assert reader(survey).list_files(tmp_path) == [file]
+
+
+@pytest.mark.parametrize("survey", FIRST_SUFFIX)
+def test_a_folder_that_cannot_be_opened_is_listed_not_passed_over(
+    survey: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, closed = tmp_path / f"file{FIRST_SUFFIX[survey]}", tmp_path / "closed"
+    file.touch()
+    closed.mkdir()
+    really: Callable[..., object] = os.scandir
+
+    def scandir(folder: str | os.PathLike[str]) -> object:
+        if Path(folder) == closed:  # root may open every folder
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return really(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+    assert reader(survey).list_files(tmp_path) == [closed, file]
+    assert only_reason(survey, closed)
 
 
 @pytest.mark.parametrize("survey", FIRST_SUFFIX)

@@ -48,6 +48,7 @@ BROKEN_NPZ = (
     *(NotImplementedError, OverflowError, MemoryError),
 )
 MAX_CACHED_BYTES = 2**28
+MAX_NPZ_BYTES = 2**32  # unpacked it lies in memory whole
 NAME_ARRAYS = ("object_id", "id", "name", "file", "names", "ids", "files")
 
 
@@ -117,6 +118,8 @@ def _observe(file: Path) -> Observation:
 
 
 def _observe_crop(file: Path, crops: _Crops, row: int) -> Observation:
+    if not crops.names[row].strip():
+        raise ValueError("it has no name")
     rgb = crops.images[row]
     drawn = _Drawn(rgb=rgb, height=rgb.shape[0], width=rgb.shape[1])
     return _observation(
@@ -189,8 +192,10 @@ def _decode(content: bytes) -> _Drawn:
                 # The half that is kept must not fall below the 96 pixels it becomes.
                 picture.draft("RGB", (2 * IMAGE_SIZE, 2 * IMAGE_SIZE))
             rgb = np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, Picture.DecompressionBombError) as error:
-        raise ValueError(f"not a JPEG or PNG picture that can be read: {error}") from error
+    except UnidentifiedImageError as error:  # its text names a buffer of ours
+        raise ValueError("not a JPEG or PNG picture") from error
+    except Picture.DecompressionBombError as error:
+        raise ValueError(f"too large a picture: {error}") from error
     except (OSError, SyntaxError) as error:
         raise ValueError(f"broken picture: {error}") from error
     return _Drawn(rgb=rgb, height=height, width=width)
@@ -215,7 +220,8 @@ def _read_crops(file: Path) -> _Crops:
     Positions come from arrays "ra" and "dec" in degrees, where the file has them.
 
     Raises:
-        ValueError: not a npz, no such array or more than one, or names of another length.
+        ValueError: not a npz or too large, no such array or more than one, or names or positions
+            of another length.
         OSError: the file cannot be read.
     """
     try:
@@ -223,13 +229,19 @@ def _read_crops(file: Path) -> _Crops:
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("expected a npz archive, got a single array")
+            num_bytes = _unpacked_bytes(file)
+            if num_bytes > MAX_NPZ_BYTES:
+                raise ValueError(
+                    f"expected a npz of {MAX_NPZ_BYTES:,} bytes unpacked at most, got "
+                    f"{num_bytes:,}: split it"
+                )
             arrays = {key: archive[key] for key in archive.files}
     except BROKEN_NPZ as error:
         raise ValueError(f"not a npz file that can be read: {error}") from error
     stacks = {
         key: array
         for key, array in arrays.items()
-        if array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] == 3
+        if array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] == 3 and array.size
     }
     if len(stacks) != 1:
         shapes = ", ".join(f"{key} {array.dtype} {array.shape}" for key, array in arrays.items())
@@ -243,14 +255,32 @@ def _read_crops(file: Path) -> _Crops:
                 raise ValueError(f"expected {num} names in {key!r}, got {arrays[key].shape}")
             names = [_without_suffix(str(name)) for name in arrays[key].tolist()]
             break
-    positions: list[tuple[float, float] | None] = [None] * num
-    ra_deg, dec_deg = arrays.get("ra"), arrays.get("dec")
-    if ra_deg is not None and dec_deg is not None and ra_deg.shape == dec_deg.shape == (num,):
-        positions = [
-            (ra % 360, dec) if np.isfinite(ra) and abs(dec) <= 90 else None
-            for ra, dec in zip(ra_deg.tolist(), dec_deg.tolist(), strict=True)
-        ]
-    return _Crops(images, tuple(names), tuple(positions))
+    return _Crops(images, tuple(names), _positions(arrays, num))
+
+
+def _unpacked_bytes(file: Path) -> int:
+    with zipfile.ZipFile(file) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
+
+
+def _positions(arrays: dict[str, ndarray], num: int) -> tuple[tuple[float, float] | None, ...]:
+    """ra_deg and dec_deg of each picture, None where they are NaN; all None without the arrays."""
+    if not {"ra", "dec"} <= arrays.keys():
+        return (None,) * num
+    for key in ("ra", "dec"):
+        if arrays[key].shape != (num,) or arrays[key].dtype.kind not in "fiu":
+            raise ValueError(
+                f"expected {num} numbers in degrees in {key!r}, got {arrays[key].dtype} of shape "
+                f"{arrays[key].shape}"
+            )
+    return tuple(
+        (ra % 360, dec) if np.isfinite(ra) and np.isfinite(dec) else None
+        for ra, dec in zip(
+            arrays["ra"].astype(np.float64).tolist(),
+            arrays["dec"].astype(np.float64).tolist(),
+            strict=True,
+        )
+    )
 
 
 def _without_suffix(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,13 +19,15 @@ from training.observations import Observation, ObservationBatch, Skipped
 
 # What astropy lets through when a header is damaged.
 BROKEN_FITS = (fits.VerifyError, KeyError, IndexError, TypeError, OverflowError, MemoryError)
+FITS_STARTS = (b"SIMPLE  =", b"\x1f\x8b", b"BZh", b"PK")  # plain, gzip, bzip2, zip
 FITS_SUFFIXES = (".fits", ".fits.gz", ".fit", ".fits.fz")
 
 
 def list_by_suffix(source: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Files under a folder whose names end in one of the suffixes, sorted; a file is itself.
 
-    Whatever bears such a name is listed, also a broken link: reading it then gives the reason.
+    Whatever bears such a name is listed, also a broken link, and so is a folder that cannot be
+    opened: reading it then gives the reason. Links to folders are not followed.
 
     Raises:
         ValueError: the source does not exist, or no such file is in it.
@@ -34,11 +37,14 @@ def list_by_suffix(source: Path, suffixes: tuple[str, ...]) -> list[Path]:
         raise ValueError(f"{source}: no such file or folder")
     if not source.is_dir():
         return [source]
-    found = sorted(
-        path
-        for path in source.rglob("*")
-        if path.name.lower().endswith(suffixes) and not path.name.startswith(".")
-    )
+    refused: list[OSError] = []
+    found = [
+        Path(folder, name)
+        for folder, folders, files in os.walk(source, onerror=refused.append)
+        for name in (*folders, *files)
+        if name.lower().endswith(suffixes) and not name.startswith(".")
+    ]
+    found = sorted({*found, *(Path(error.filename) for error in refused)})
     if not found:
         raise ValueError(f"{source}: empty folder: expected files ending in {', '.join(suffixes)}")
     return found
@@ -99,6 +105,8 @@ def open_fits(file: Path) -> Iterator[OpenFits]:
         ValueError: its headers are damaged, found while it is used.
     """
     content = file.read_bytes()
+    if not content.startswith(FITS_STARTS):
+        raise OSError("not a FITS file: it does not begin with SIMPLE")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)
         try:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS
-from jaxtyping import Float32
+from astropy.wcs import WCS, WcsError
+from jaxtyping import Float32, Float64
 from numpy import ndarray
 
 from training.observations import (
@@ -97,14 +97,14 @@ def _observe(file: Path) -> Observation:
         number, planes = _planes(opened.hdus)
         header = opened.hdus[number].header
         bands = _bands(header, num_planes=len(planes), where=f"HDU {number}")
-        wcs = WCS(header, naxis=2)
-        if not wcs.has_celestial:
-            raise ValueError(f"HDU {number} has no celestial WCS (CTYPE1, CTYPE2)")
         height, width = planes.shape[1:]
-        ra_deg, dec_deg = wcs.wcs_pix2world((width - 1) / 2, (height - 1) / 2, 0)
-        if not (np.isfinite(ra_deg) and np.isfinite(dec_deg)):
-            raise ValueError(f"HDU {number}: the WCS gives no position at the image centre")
-        degrees_per_pixel = wcs.pixel_scale_matrix
+        try:
+            ra_deg, dec_deg, degrees_per_pixel = _place(header, height=height, width=width)
+        except WcsError as error:  # wcslib says in which of its lines it stopped, then why
+            why = [line for line in str(error).splitlines() if not line.startswith("ERROR")]
+            raise ValueError(f"HDU {number}: unusable WCS: {' '.join(why)}") from error
+        except ValueError as error:
+            raise ValueError(f"HDU {number}: {error}") from error
         ivar = _inverse_variance(opened.hdus, image_number=number, shape=planes.shape)
         content = fingerprint(RECIPE, opened.content)
     planes[planes == 0] = np.nan
@@ -125,13 +125,26 @@ def _observe(file: Path) -> Observation:
         object_id=name,
         fingerprint=content,
         source=str(file),
-        ra_deg=float(ra_deg) % 360,
-        dec_deg=float(dec_deg),
+        ra_deg=ra_deg,
+        dec_deg=dec_deg,
         image=cutout.image,
         scalars={f"tok_flux_{band}": flux for band, flux in flux_nmgy.items() if flux > 0},
         catalogue=photometry(flux_nmgy),
         notes=(*_resampled(turned.scale_y_arcsec), *cutout.notes, "aperture photometry, 5 arcsec"),
     )
+
+
+def _place(
+    header: fits.Header, *, height: int, width: int
+) -> tuple[float, float, Float64[ndarray, "2 2"]]:
+    """ra_deg and dec_deg of the image centre, and degrees (east, north) of a step in (x, y)."""
+    wcs = WCS(header, naxis=2)
+    if not wcs.has_celestial:
+        raise ValueError("no celestial WCS (CTYPE1, CTYPE2)")
+    ra_deg, dec_deg = wcs.wcs_pix2world((width - 1) / 2, (height - 1) / 2, 0)
+    if not (np.isfinite(ra_deg) and np.isfinite(dec_deg)):
+        raise ValueError("the WCS gives no position at the image centre")
+    return float(ra_deg) % 360, float(dec_deg), wcs.pixel_scale_matrix
 
 
 def _resampled(scale_arcsec: float) -> tuple[str, ...]:

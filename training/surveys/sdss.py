@@ -39,6 +39,7 @@ from training.surveys.files import (
 
 RECIPE = "sdss 1"  # part of the fingerprint: raise it when the same file gives other pixels
 SPECTRUM_COLUMNS = ("flux", "loglam", "ivar")
+LOGLAM_RANGE = (2.0, 6.0)  # X-rays to far infrared: beyond it the column is something else
 OBJECT_COLUMNS = ("class", "z", "zwarning")
 OBJECT_COLUMNS_WANTED = frozenset(
     (
@@ -78,7 +79,9 @@ def _observe(file: Path) -> Observation:
     notes = []
     catalogue = _photometry(row)
     zwarning = int(row["zwarning"])
-    if zwarning == 0:
+    if zwarning == 0 and not np.isfinite(row["z"]):
+        notes.append("Z is not a number: redshift and class left out")
+    elif zwarning == 0:
         catalogue |= {
             "redshift": float(row["z"]),
             "redshift_source": "sdss",
@@ -87,6 +90,8 @@ def _observe(file: Path) -> Observation:
     else:
         notes.append(f"ZWARNING {zwarning}: redshift and class left out")
     position = _position(row)
+    if position is None:
+        notes.append("no position on the sky in the table")
     return Observation(
         survey="sdss",
         release=str(row.get("run2d", "")).strip(),
@@ -110,6 +115,11 @@ def _spectrum(opened: OpenFits) -> Spectrum:
         raise ValueError(f"HDU {number}: loglam holds NaN or infinity")
     if not (np.diff(loglam) > 0).all():
         raise ValueError(f"HDU {number}: wavelengths (loglam) are not ascending")
+    if len(loglam) and not (LOGLAM_RANGE[0] <= loglam[0] and loglam[-1] <= LOGLAM_RANGE[1]):
+        raise ValueError(
+            f"HDU {number}: expected loglam, log10 of Angstrom, between {LOGLAM_RANGE[0]} and "
+            f"{LOGLAM_RANGE[1]}, got {loglam[0]:g} to {loglam[-1]:g}"
+        )
     mask = ~(np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0))
     if mask.all():
         raise ValueError(

@@ -127,13 +127,22 @@ def read_labels(file: str | Path, label: str) -> pd.Series[float]:
     if not path.is_file():
         raise ValueError(f"labels file {path} does not exist")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        # The header is read as a line like any other: pandas would rename a column that comes
+        # twice, and shift all columns where lines are longer than their header.
+        table = pd.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
     except ValueError as error:
-        raise ValueError(f"{path}: not a CSV table ({error})") from error
+        raise ValueError(f"{path}: not a CSV table ({' '.join(str(error).split())})") from error
+    columns = table.iloc[0].tolist()
+    table = table.iloc[1:].set_axis(columns, axis="columns")
+    if label == "object_id":
+        raise ValueError("object_id names the objects, it is no label")
     for column in ("object_id", label):
-        if column not in table:
+        if columns.count(column) != 1:
+            how_often = "no" if column not in columns else "more than one"
             raise ValueError(
-                f"{path}: no column {column!r}; the columns are {', '.join(table.columns)}"
+                f"{path}: {how_often} column {column!r}; the columns are {', '.join(columns)}"
             )
     table["object_id"] = table["object_id"].str.strip()
     twice = table["object_id"][table["object_id"].duplicated()]

@@ -20,8 +20,9 @@ def parse_position(text: str) -> tuple[float, float]:
     """Read a position: ICRS right ascension and declination in degrees.
 
     Two numbers are degrees; six are hours, minutes, seconds and degrees, arcminutes, arcseconds,
-    with spaces, colons or unit letters between them. The sign of "-00 12 30" is kept. A pasted
-    address (the Legacy Survey viewer's, or any other with ra= and dec=) is read in degrees.
+    with spaces, colons or unit letters between them. The sign of "-00 12 30" is kept. Where a
+    comma or the sign of the declination parts the two, either may be degrees. A pasted address
+    (the Legacy Survey viewer's, or any other with ra= and dec=) is read in degrees.
 
     Raises:
         ValueError: the text is none of these, or the position is off the sky.
@@ -57,16 +58,14 @@ def _from_numbers(text: str) -> tuple[float, float]:
     negative = bool(dec) and dec[0].startswith("-")
     ra = [ra[0].removeprefix("+"), *ra[1:]] if ra else ra
     dec = [dec[0].lstrip("+-"), *dec[1:]] if dec else dec
-    if len(ra) != len(dec) or len(ra) not in (1, 3):
+    if len(ra) not in (1, 3) or len(dec) not in (1, 3):
         raise refused
     if ra[0].startswith("-"):
         raise ValueError(f"right ascension must be 0 or more, got {text!r}: {_ACCEPTED}")
     if not all(_NUMBER.fullmatch(number) for number in (*ra, *dec)):
         raise refused
-    if len(ra) == 1:
-        ra_deg, dec_deg = float(ra[0]), float(dec[0])
-    else:
-        ra_deg, dec_deg = 15 * _sexagesimal(ra, text), _sexagesimal(dec, text)
+    ra_deg = float(ra[0]) if len(ra) == 1 else 15 * _sexagesimal(ra, text)
+    dec_deg = float(dec[0]) if len(dec) == 1 else _sexagesimal(dec, text)
     return ra_deg, -dec_deg if negative else dec_deg
 
 

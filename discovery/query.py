@@ -75,6 +75,8 @@ class Query:
             raise ValueError(f"unknown view {self.view!r}: expected one of {', '.join(VIEWS)}, any")
         if self.where is not None and not self.where.strip():
             raise ValueError('where is blank: expected a predicate such as "redshift > 0.2"')
+        if self.where is not None and not _is_utf8(self.where):
+            raise ValueError(f"where is not UTF-8: {self.where!r}")
 
     def to_dict(self) -> dict[str, object]:
         """Everything that was asked, ready for JSON: fields that differ from their default."""
@@ -90,6 +92,11 @@ class Query:
             else:
                 asked[field.name] = str(value) if isinstance(value, Path) else value
         return asked
+
+
+def _is_utf8(text: str) -> bool:
+    """False for bytes of another encoding, which Python keeps as lone surrogates."""
+    return text.encode(errors="replace").decode() == text
 
 
 def parse_cone(text: str) -> tuple[float, float, float]:

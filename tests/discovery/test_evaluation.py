@@ -137,11 +137,20 @@ def test_blank_is_unknown_and_ids_stay_strings(tmp_path: Path) -> None:
     assert known.to_dict() == {"0012": 0.5, "1237648721217716541": 1.0}
 
 
+def test_the_ids_are_no_label(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("object_id,ring\n1,1\n")
+    with pytest.raises(ValueError, match="object_id names the objects"):
+        read_labels(file, "object_id")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("object_id,bar\na,1\n", "no column 'ring'; the columns are object_id, bar"),
         ("name,ring\na,1\n", "no column 'object_id'"),
+        ("object_id,ring,ring\na,1,0\n", "more than one column 'ring'"),
+        ("object_id,ring\na,1,9\nb,0,9\n", "not a CSV table .* Expected 2 fields in line 2, saw 3"),
         ("object_id,ring\na,1\na,0\n", "object a is listed twice"),
         ("object_id,ring\na,1.5\n", r"ring of object a .* 0 to 1.* got '1\.5'"),
         ("object_id,ring\na,-0.1\n", "0 to 1"),

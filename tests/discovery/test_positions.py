@@ -54,6 +54,11 @@ def test_minus_zero_degrees_keep_their_sign(text: str) -> None:
     assert dec_deg == pytest.approx(-(12 / 60 + 30 / 3600))
 
 
+@pytest.mark.parametrize("text", ["10, -00 12 30", "10 -00:12:30", "00 40 00 -0.2083333333"])
+def test_degrees_and_sexagesimal_may_be_mixed_where_the_two_are_told_apart(text: str) -> None:
+    assert parse_position(text) == pytest.approx((10, -(12 * 60 + 30) / 3600))
+
+
 @settings(deadline=None)  # a busy machine is no failure
 @given(ra=st.floats(0, 359.999), dec=st.floats(-89.999, 89.999))
 def test_sexagesimal_agrees_with_astropy(ra: float, dec: float) -> None:

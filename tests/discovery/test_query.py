@@ -42,6 +42,7 @@ def _types_unchecked() -> Iterator[None]:
         ({"like": ["a"], "survey": "sdss"}, "file and survey are given together"),
         ({"like": ["a"], "view": "radio"}, "unknown view 'radio'"),
         ({"like": ["a"], "where": "  "}, "where is blank"),
+        ({"like": ["a"], "where": "mag_r < \udcff"}, "where is not UTF-8"),
         ({"like": ["a"], "cone": (1.0, 2.0)}, "cone takes 3 numbers"),
         ({"like": ["a"], "cone": (1.0, 2.0, -1.0)}, "radius of a cone"),
         ({"like": ["a"], "cone": (1.0, 100.0, 1.0)}, "dec_deg in"),

@@ -12,55 +12,28 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version as version_of
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool
 from numpy import ndarray
 
 from index import disk
 from index.changes import Changes, by_view, find_changes
-from index.embedding import (
-    InputFile,
-    Job,
-    Progress,
-    Reading,
-    embed_files,
-    embed_joints,
-)
+from index.embedding import InputFile, Job, Progress, Reading, embed_files
 from index.errors import DiskFull, EncoderMismatch, NotASky
-from index.footprint import footprint, write_footprint
-from index.inputs import Input, read_inputs, write_inputs
-from index.joints import find_joints
-from index.manifest import (
-    FORMAT,
-    EncoderReference,
-    FileRecord,
-    Manifest,
-    SegmentRecord,
-    SkyHead,
-    git_revision,
-    read_head,
-    read_manifest,
-    record,
-    write_head,
-)
-from index.objects import CATALOGUE, OBJECT_FIELDS, merge_rows
-from index.partitions import Partition, write_partitions
-from index.segment import BLOCK_ROWS, write_segment
+from index.inputs import Input, read_inputs
+from index.joints import embed_joints, find_joints
+from index.manifest import FORMAT, EncoderReference, SkyHead, read_head, read_manifest, write_head
 from index.store import Store
 from index.versions import Version, numbers, open_version, publish
+from index.writing import VersionWriter, labelled, object_ids_of
 from training import encoder as encoders
 from training.encoder import Encoder
 from training.observations import Skipped
 from training.surveys import reader
-
-SMALL_SEGMENT_ROWS = 50_000
-MAX_SMALL_SEGMENTS = 16  # of a view; when there are more they are written as one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +81,7 @@ def build(
     sky = Path(os.path.abspath(sky))
     if not sources:
         raise ValueError("expected at least one file or folder to read")
-    files = _list_files(sources, survey)
+    files = _list_files(sources, survey, sky)
     head = _head_of(sky)
     name = _encoder_name(encoder, head)
     loaded = encoders.load(name)
@@ -126,14 +99,16 @@ def build(
     return replace(report, seconds=time.monotonic() - started)
 
 
-def _list_files(sources: Sequence[Path], survey: str) -> list[str]:
+def _list_files(sources: Sequence[Path], survey: str, sky: Path) -> list[str]:
     chosen = reader(survey)
     files = [
         os.path.abspath(file)
         for source in sources
         for file in chosen.list_files(Path(os.path.abspath(source)))
     ]
-    return list(dict.fromkeys(files))
+    # a sky may lie in the folder of its sources: its own files are none of the survey's
+    own = os.path.join(sky, "")
+    return [file for file in dict.fromkeys(files) if not file.startswith(own)]
 
 
 def _head_of(sky: Path) -> SkyHead | None:
@@ -239,7 +214,7 @@ class _Build:
         if base is not None and unchanged and base.encoder == self.encoder:
             number, manifest = base.number, base.manifest
         else:
-            writer = _Writer(self.sky, self.encoder, self.loaded, store, base, self.progress)
+            writer = VersionWriter(self.sky, self.encoder, self.loaded, store, base, self.progress)
             manifest = writer.write(new, gone, changes, new_inputs)
             number = manifest.number
             publish(self.sky, number)
@@ -323,12 +298,12 @@ class _Build:
         num_old = 0 if base is None else base.all_rows.num_rows
         gone = np.zeros(num_old, bool)
         gone[changes.replaced] = True
-        there = [_labelled(table, view) for view, table in new.items()]
+        there = [labelled(table, view) for view, table in new.items()]
         if base is not None:
             there.insert(0, base.all_rows.filter(pa.array(~gone)))
         if not there:
             return new, gone, 0
-        ids = _object_ids(base, changes)
+        ids = object_ids_of(base, changes)
         names = dict(zip(ids["object_key"].to_pylist(), ids["object_id"].to_pylist(), strict=True))
         joints = find_joints(pa.concat_tables(there, promote_options="permissive"), names)
         wanted = {key: joint.task.fingerprint for key, joint in joints.items()}
@@ -375,215 +350,8 @@ def _plain(base: Version | None) -> pa.Table:
     return base.all_rows.drop_columns(["view"])
 
 
-def _labelled(table: pa.Table, view: str) -> pa.Table:
-    return table.add_column(1, "view", pa.array([view] * table.num_rows, pa.string()))
-
-
-def _object_ids(base: Version | None, changes: Changes) -> pa.Table:
-    """object_key, object_id of every object, old and new."""
-    new = pa.table(
-        {
-            "object_key": pa.array(list(changes.new_ids), pa.int64()),
-            "object_id": pa.array(list(changes.new_ids.values()), pa.string()),
-        }
-    )
-    return new if base is None else pa.concat_tables([base.table.select(new.column_names), new])
-
-
 def _nothing_usable(files: Sequence[str], reading: Reading) -> str:
     reasons = [skipped for file in reading.files for skipped in file.skipped]
     shown = "; ".join(f"{each.file}: {each.reason}" for each in reasons[:3])
     more = f"; and {len(reasons) - 3:,} more" if len(reasons) > 3 else ""
     return f"no usable object in {len(files):,} files: {shown or 'they hold none'}{more}"
-
-
-@dataclass(slots=True)
-class _Writer:
-    """Writes the files of a new version."""
-
-    sky: Path
-    encoder: EncoderReference
-    loaded: Encoder
-    store: Store
-    base: Version | None
-    progress: Progress | None
-
-    def write(
-        self,
-        new: dict[str, pa.Table],
-        gone: Bool[ndarray, " row"],
-        changes: Changes,
-        inputs: dict[tuple[str, str], Input],
-    ) -> Manifest:
-        """Write everything but CURRENT; gives the manifest."""
-        number = max(numbers(self.sky), default=0) + 1
-        remade = self._to_remake()
-        kept = self._kept_rows(gone)
-        segments = []
-        views = sorted({*new, *(view for view, _ in remade)})
-        for done, view in enumerate(views, 1):
-            again = [i for of_view, i in remade if of_view == view]
-            segments.append(self._segment(view, kept, again, new.get(view)))
-            if self.progress:
-                self.progress("segments", done, len(views))
-        partitions, objects = self._objects(new, gone, changes)
-        final = self.sky / "versions" / str(number)
-        with disk.new_folder(final.parent) as temporary:
-            old = self._old_segments(gone, {i for _, i in remade}, temporary, final)
-            files = [record(self.sky, self.sky / each.file) for each in partitions]
-            write_inputs(temporary / "inputs.parquet", inputs.values())
-            files.append(_placed(self.sky, temporary, final, "inputs.parquet"))
-            known = objects["ra_deg"].is_valid()
-            somewhere = objects.filter(known)
-            moc = None
-            if somewhere.num_rows:
-                covered = footprint(somewhere["ra_deg"].to_numpy(), somewhere["dec_deg"].to_numpy())
-                write_footprint(temporary / "moc.fits", covered)
-                files.append(_placed(self.sky, temporary, final, "moc.fits"))
-                moc = files[-1].file
-            written = [each for each in segments if each is not None]
-            manifest = Manifest(
-                number=number,
-                built_at_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-                software=f"skykin {version_of('skykin')}",
-                git_revision=git_revision(),
-                encoder=self.encoder,
-                segments=(*old, *written),
-                partitions=partitions,
-                files=tuple(files),
-                inputs=f"versions/{number}/inputs.parquet",
-                moc=moc,
-                num_objects=objects.num_rows,
-                num_rows=sum(each.num_rows - each.num_deleted for each in (*old, *written)),
-                num_without_position=objects.num_rows - somewhere.num_rows,
-                next_object_key=changes.next_key,
-            )
-            disk.write_json(temporary / "manifest.json", manifest.model_dump(mode="json"))
-            disk.seal(temporary, final)
-        return manifest
-
-    def _to_remake(self) -> list[tuple[str, int]]:
-        """View and index of old segments to write again, together, from the store.
-
-        All of them when the search head has changed; the small ones of a view with many.
-        """
-        if self.base is None:
-            return []
-        old = [(live.segment.view, i) for i, live in enumerate(self.base.segments)]
-        if self.base.encoder.head_hash != self.encoder.head_hash:
-            return old
-        small: dict[str, list[int]] = {}
-        for view, i in old:
-            if self.base.segments[i].segment.num_rows < SMALL_SEGMENT_ROWS:
-                small.setdefault(view, []).append(i)
-        return [
-            (view, i)
-            for view, some in small.items()
-            if len(some) >= MAX_SMALL_SEGMENTS
-            for i in some
-        ]
-
-    def _kept_rows(self, gone: Bool[ndarray, " row"]) -> dict[int, pa.Table]:
-        """Rows that stay, by old segment."""
-        if self.base is None:
-            return {}
-        of_segment, _ = self.base.row_places
-        return {
-            i: self.base.all_rows.filter(pa.array((of_segment == i) & ~gone)).drop_columns(["view"])
-            for i in range(len(self.base.segments))
-        }
-
-    def _segment(
-        self, view: str, kept: dict[int, pa.Table], again: Sequence[int], new: pa.Table | None
-    ) -> SegmentRecord | None:
-        tables = [kept[i] for i in again] + ([] if new is None else [new])
-        rows = pa.concat_tables(tables, promote_options="permissive")
-        if not rows.num_rows:
-            return None
-        order = np.argsort(rows["object_key"].to_numpy(), kind="stable")
-        rows = rows.take(pa.array(order)).combine_chunks()
-        name = write_segment(
-            self.sky / "segments",
-            view=view,
-            keys=rows["object_key"].to_numpy(),
-            rows=rows.drop_columns(["object_key"]),
-            blocks=self._search_vectors(view, rows["fingerprint"]),
-            dim=self.encoder.search_dim,
-            encoder_hash=self.encoder.hash,
-            head_hash=self.encoder.head_hash,
-        )
-        return SegmentRecord(
-            name=name,
-            view=view,
-            num_rows=rows.num_rows,
-            head=record(self.sky, self.sky / "segments" / name / "segment.json"),
-        )
-
-    def _search_vectors(self, view: str, fingerprints: pa.ChunkedArray) -> Iterator[ndarray]:
-        for start in range(0, len(fingerprints), BLOCK_ROWS):
-            some = fingerprints.slice(start, BLOCK_ROWS).to_pylist()
-            stored = self.store.vectors(view, some).astype(np.float32)
-            yield self.loaded.search_vectors(stored, view).astype(np.float16)
-
-    def _old_segments(
-        self, gone: Bool[ndarray, " row"], remade: set[int], temporary: Path, final: Path
-    ) -> list[SegmentRecord]:
-        """Segments of the version before that go on, with the bits of their deleted rows."""
-        if self.base is None:
-            return []
-        of_segment, row = self.base.row_places
-        records = []
-        for i, old in enumerate(self.base.manifest.segments):
-            live = self.base.segments[i]
-            deleted = np.zeros(old.num_rows, bool) if live.alive is None else ~live.alive
-            deleted[row[gone & (of_segment == i)]] = True
-            if i in remade or deleted.all():
-                continue
-            file: FileRecord | None = None
-            if deleted.any():
-                (temporary / "deleted").mkdir(exist_ok=True)
-                disk.write_array(temporary / "deleted" / f"{old.name}.npy", np.packbits(deleted))
-                file = _placed(self.sky, temporary, final, f"deleted/{old.name}.npy")
-            records.append(
-                old.model_copy(update={"deleted": file, "num_deleted": int(deleted.sum())})
-            )
-        return records
-
-    def _objects(
-        self, new: dict[str, pa.Table], gone: Bool[ndarray, " row"], changes: Changes
-    ) -> tuple[tuple[Partition, ...], pa.Table]:
-        """Partitions of the new object table, and the table."""
-        tables = [_labelled(table, view) for view, table in new.items()]
-        touched = _keys(tables)
-        if self.base is not None:
-            rows = self.base.all_rows
-            keys = rows["object_key"].to_numpy()
-            touched = np.union1d(touched, keys[gone])
-            tables.insert(0, rows.filter(pa.array(~gone & np.isin(keys, touched))))
-        objects = (
-            merge_rows(
-                pa.concat_tables(tables, promote_options="permissive"),
-                _object_ids(self.base, changes),
-            )
-            if len(touched)
-            else pa.schema(OBJECT_FIELDS | CATALOGUE).empty_table()
-        )
-        if self.base is not None:
-            before = self.base.table
-            stays = ~np.isin(before["object_key"].to_numpy(), touched)
-            objects = pa.concat_tables(
-                [before.filter(pa.array(stays)), objects], promote_options="permissive"
-            )
-        old = () if self.base is None else self.base.manifest.partitions
-        partitions = write_partitions(self.sky, objects, before=old, touched=touched)
-        return partitions, objects
-
-
-def _keys(tables: Sequence[pa.Table]) -> Int64[ndarray, " n"]:
-    if not tables:
-        return np.empty(0, np.int64)
-    return np.unique(np.concatenate([table["object_key"].to_numpy() for table in tables]))
-
-
-def _placed(sky: Path, temporary: Path, final: Path, name: str) -> FileRecord:
-    return record(sky, temporary / name, place=final / name)

@@ -121,7 +121,8 @@ def verify_command(sky: SkyFolder) -> None:
     """
     from index.versions import verify
 
-    report = verify(sky)
+    with _bars() as show:
+        report = verify(sky, progress=show)
     for problem in report.problems:
         typer.echo(f"{problem.file}: {problem.reason}", err=True)
     if report.problems:

@@ -63,15 +63,6 @@ class ReadFile:
 
 
 @dataclass(frozen=True, slots=True)
-class JointTask:
-    """An object seen by several surveys, whose joint vector is to be made from all of them."""
-
-    object_id: str
-    fingerprint: str  # of the parts together
-    parts: tuple[tuple[str, str, str, str], ...]  # survey, source, source_part, fingerprint
-
-
-@dataclass(frozen=True, slots=True)
 class Vectors:
     view: str
     fingerprints: tuple[str, ...]
@@ -87,8 +78,6 @@ class Piece:
     num_embedded: int = 0
     files: list[ReadFile] = field(default_factory=list)
     refused: list[tuple[int, Skipped]] = field(default_factory=list)  # with the number of the file
-    num_joints: int = 0  # objects tried
-    skipped: list[Skipped] = field(default_factory=list)  # joint views left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,38 +177,6 @@ def embed_files(
     )
 
 
-def embed_joints(
-    joints: Sequence[JointTask],
-    *,
-    job: Job,
-    store: Store,
-    num_workers: int | None,
-    progress: Progress | None,
-) -> list[Skipped]:
-    """Make joint vectors from observations that are read again; gives what could not be made."""
-    num_workers = choose_workers(num_workers, len(joints))
-    chunks = [list(joints[start : start + BATCH]) for start in range(0, len(joints), BATCH)]
-    tasks = deque(chunks)
-    skipped: list[Skipped] = []
-    num_done = 0
-    for task, piece in workers.stream(partial(_joint_handler, job), tasks, num_workers=num_workers):
-        if isinstance(piece, workers.Died):
-            if len(task) > 1:
-                tasks.extend([joint] for joint in task)
-            else:
-                reason = f"joint view left out: its reader ended with exit code {piece.exit_code}"
-                skipped.append(Skipped(task[0].parts[0][1], reason))
-            continue
-        for vectors in piece.vectors:
-            store.append(vectors.view, vectors.fingerprints, vectors.values)
-        skipped.extend(piece.skipped)
-        num_done += piece.num_joints
-        if progress:
-            progress("joint views", min(num_done, len(joints)), len(joints))
-    store.flush()
-    return skipped
-
-
 def _file_tasks(files: Sequence[InputFile], num_workers: int) -> Iterator[list[InputFile]]:
     most = max(1, min(FILES_PER_TASK, -(-len(files) // (4 * max(1, num_workers)))))
     task: list[InputFile] = []
@@ -246,18 +203,14 @@ def _without(table: pa.Table, numbers: pa.Array) -> pa.Table:
     return table.filter(pc.invert(pc.is_in(table["file"], numbers)))
 
 
-def _open(job: Job) -> tuple[Encoder, Store]:
+def open_job(job: Job) -> tuple[Encoder, Store]:
+    """The encoder and the store as it is now, in a worker."""
     return encoders.load(job.encoder), Store(job.store, encoder_hash=job.encoder_hash)
 
 
 def _file_handler(job: Job, survey: str) -> workers.Handler:
-    encoder, store = _open(job)
+    encoder, store = open_job(job)
     return partial(_read_files, encoder=encoder, store=store, survey=survey)
-
-
-def _joint_handler(job: Job) -> workers.Handler:
-    encoder, _ = _open(job)
-    return partial(_embed_joints, encoder=encoder)
 
 
 def _read_files(
@@ -320,7 +273,7 @@ def _read(survey: str, file: Path) -> Iterator[Observation | Skipped]:
         for batch in reader(survey).read(file, batch_size=BATCH):
             yield from batch.observations
             yield from batch.skipped
-    except Exception as error:
+    except Exception as error:  # a fault of the reader costs its file, not a night of embedding
         yield Skipped(str(file), f"{type(error).__name__}: {error}")
 
 
@@ -359,21 +312,26 @@ def _embed_all(piece: Piece, observations: list[Observation], encoder: Encoder) 
     if not observations:
         return {}
     try:
-        piece.vectors.extend(_vectors(observations, encoder, views=encoders.VIEWS))
+        piece.vectors.extend(vectors_of(observations, encoder, views=encoders.VIEWS))
         return {}
     except (ValueError, RuntimeError):
         refused = {}
         for observation in observations:
             try:
-                piece.vectors.extend(_vectors([observation], encoder, views=encoders.VIEWS))
+                piece.vectors.extend(vectors_of([observation], encoder, views=encoders.VIEWS))
             except (ValueError, RuntimeError) as error:
                 refused[observation.fingerprint] = f"cannot be embedded: {error}"
         return refused
 
 
-def _vectors(
+def vectors_of(
     observations: Sequence[Observation], encoder: Encoder, *, views: Sequence[str]
 ) -> list[Vectors]:
+    """Embed observations; vectors by view, in float16.
+
+    Raises:
+        ValueError: a vector is not finite in float16.
+    """
     embedded = encoder.embed(observations, views=views)
     with np.errstate(over="ignore"):  # checked below
         values = embedded.vectors.astype(np.float16)
@@ -386,28 +344,3 @@ def _vectors(
         names = tuple(observations[embedded.rows[i]].fingerprint for i in here)
         out.append(Vectors(view, names, values[here]))
     return out
-
-
-def _embed_joints(task: Sequence[JointTask], *, encoder: Encoder) -> Iterator[Piece]:
-    piece = Piece(num_joints=len(task))
-    for joint in task:
-        try:
-            merged = _merged(joint)
-            (vectors,) = _vectors([merged], encoder, views=("joint",))
-        except (ValueError, RuntimeError, OSError) as error:
-            reason = f"joint view of {joint.object_id} left out: {error}"
-            piece.skipped.append(Skipped(joint.parts[0][1], reason))
-            continue
-        piece.vectors.append(Vectors("joint", (joint.fingerprint,), vectors.values))
-    yield piece
-
-
-def _merged(joint: JointTask) -> Observation:
-    parts = []
-    for survey, source, source_part, fingerprint in joint.parts:
-        part = reader(survey).read_one(Path(source), source_part)
-        if part.fingerprint != fingerprint:
-            raise ValueError(f"{source} has changed since it was indexed: build {survey} again")
-        # one id for all: to the later of two image surveys the object has a prefixed one
-        parts.append(replace(part, object_id=joint.object_id))
-    return encoders.merge(parts)

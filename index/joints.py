@@ -8,19 +8,46 @@ is made again when a part changes, and tried again by every build where a part c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.embedding import JointTask
+from index import workers
+from index.embedding import BATCH, Job, Progress, Vectors, choose_workers, open_job, vectors_of
 from index.objects import ROW_FIELDS
 from index.predicate import connection
-from training.observations import fingerprint
+from index.store import Store
+from training import encoder as encoders
+from training.encoder import Encoder
+from training.observations import Observation, Skipped, fingerprint
+from training.surveys import reader
 
 _OBSERVATION = ("survey", "release", "source_id")
 _COLUMNS = ("object_key", "view", *_OBSERVATION, "source", "source_part", "fingerprint")
+
+
+@dataclass(frozen=True, slots=True)
+class JointTask:
+    """An object seen by several surveys, whose joint vector is to be made from all of them."""
+
+    object_id: str
+    fingerprint: str  # of the parts together
+    parts: tuple[tuple[str, str, str, str], ...]  # survey, source, source_part, fingerprint
+
+
+@dataclass(slots=True)
+class _Made:
+    """What a worker sends."""
+
+    num_tried: int
+    vectors: list[Vectors] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +131,67 @@ def _joint(key: int, lines: list[dict[str, Any]], object_ids: dict[int, str]) ->
     )
     surveys = tuple(dict.fromkeys(line["survey"] for line in parts.values()))
     return Joint(key, task, surveys, all(line["calibrated"] for line in parts.values()))
+
+
+def embed_joints(
+    joints: Sequence[JointTask],
+    *,
+    job: Job,
+    store: Store,
+    num_workers: int | None,
+    progress: Progress | None,
+) -> list[Skipped]:
+    """Make joint vectors from observations that are read again; gives what could not be made."""
+    num_workers = choose_workers(num_workers, len(joints))
+    tasks = deque(list(joints[start : start + BATCH]) for start in range(0, len(joints), BATCH))
+    skipped: list[Skipped] = []
+    num_done = 0
+    for task, piece in workers.stream(partial(_handler, job), tasks, num_workers=num_workers):
+        if isinstance(piece, workers.Died):
+            if len(task) > 1:
+                tasks.extend([joint] for joint in task)
+            else:
+                reason = f"reading it ended the process (exit code {piece.exit_code})"
+                skipped.append(_left_out(task[0], reason))
+            continue
+        for vectors in piece.vectors:
+            store.append(vectors.view, vectors.fingerprints, vectors.values)
+        skipped.extend(piece.skipped)
+        num_done += piece.num_tried
+        if progress:
+            progress("joint views", num_done, len(joints))
+    store.flush()
+    return skipped
+
+
+def _handler(job: Job) -> workers.Handler:
+    encoder, _ = open_job(job)
+    return partial(_embed, encoder=encoder)
+
+
+def _embed(task: Sequence[JointTask], *, encoder: Encoder) -> Iterator[_Made]:
+    made = _Made(len(task))
+    for joint in task:
+        try:
+            (vectors,) = vectors_of([_merged(joint)], encoder, views=("joint",))
+        except (ValueError, RuntimeError, OSError) as error:
+            made.skipped.append(_left_out(joint, str(error)))
+            continue
+        made.vectors.append(Vectors("joint", (joint.fingerprint,), vectors.values))
+    yield made
+
+
+def _left_out(joint: JointTask, reason: str) -> Skipped:
+    _, source, _, _ = joint.parts[0]
+    return Skipped(source, f"joint view of {joint.object_id} left out: {reason}")
+
+
+def _merged(joint: JointTask) -> Observation:
+    parts = []
+    for survey, source, source_part, content in joint.parts:
+        part = reader(survey).read_one(Path(source), source_part)
+        if part.fingerprint != content:
+            raise ValueError(f"{source} has changed since it was indexed: build {survey} again")
+        # one id for all: to the later of two image surveys the object has a prefixed one
+        parts.append(replace(part, object_id=joint.object_id))
+    return encoders.merge(parts)

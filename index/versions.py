@@ -7,6 +7,7 @@ version open keeps it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,8 +145,12 @@ def rollback(sky: Path, number: int | None = None) -> int:
     return number
 
 
-def verify(sky: Path) -> VerifyReport:
+def verify(sky: Path, *, progress: Callable[[str, int, int], None] | None = None) -> VerifyReport:
     """Read every file of every version, and of the store, and compare it with its checksum.
+
+    Args:
+        sky: Folder of the sky.
+        progress: Called with "checking", files done, files in all.
 
     Raises:
         NotASky: the folder is missing or foreign.
@@ -177,14 +182,16 @@ def verify(sky: Path) -> VerifyReport:
         if not part.name.startswith(disk.TEMPORARY):
             expected.update(_files_of_part(sky, part, problems))
     num_bytes = 0
-    for file, record in expected.items():
+    for done, (file, record) in enumerate(expected.items()):
+        if progress:
+            progress("checking", done, len(expected))
         path = sky / file
         if not path.is_file():
             problems[file] = "is missing"
             continue
         size = path.stat().st_size
         num_bytes += size
-        if record.num_bytes >= 0 and size != record.num_bytes:
+        if size != record.num_bytes:
             problems[file] = f"expected {record.num_bytes:,} bytes, got {size:,}"
         elif disk.sha256_of(path) != record.sha256:
             problems[file] = "its content has changed: the checksum does not hold"

@@ -11,7 +11,7 @@ import pytest
 from numpy import ndarray
 from PIL import Image as Picture
 
-from index import building
+from index import building, writing
 from index.building import build
 from index.errors import EncoderMismatch, NotASky, SkyBusy
 from index.versions import Version, numbers, open_version, verify
@@ -189,6 +189,21 @@ def test_bad_files_are_listed_every_time_and_the_rest_is_published(
             "text.fits",
         ]
         assert all(skipped.reason for skipped in report.skipped)
+
+
+def test_a_pipe_and_a_name_that_is_not_utf8_do_not_stop_the_build(
+    tmp_path: Path, cutouts: Path, into: Builder
+) -> None:
+    os.mkfifo(cutouts / "pipe.fits")
+    content = (cutouts / "a.fits").read_bytes()
+    Path(os.fsdecode(os.fsencode(cutouts) + b"/\xff.fits")).write_bytes(content)
+
+    report = into(tmp_path / "sky", cutouts, "legacysurvey")
+
+    assert report.num_objects == 3
+    reasons = {Path(skipped.file).name: skipped.reason for skipped in report.skipped}
+    assert "expected a regular file, got a pipe" in reasons["pipe.fits"]
+    assert "its name is not UTF-8" in reasons["\\udcff.fits"]
 
 
 def test_only_bad_files_publish_nothing(tmp_path: Path, into: Builder) -> None:
@@ -405,7 +420,7 @@ def test_a_changed_head_makes_segments_again_without_embedding(
 def test_many_small_segments_are_written_as_one(
     tmp_path: Path, into: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "MAX_SMALL_SEGMENTS", 3)
+    monkeypatch.setattr(writing, "MAX_SMALL_SEGMENTS", 3)
     sky, folder = tmp_path / "sky", tmp_path / "files"
     for seed in range(5):
         write_cutout(folder / f"{seed}.fits", seed)
@@ -484,6 +499,15 @@ def test_no_sources_and_negative_workers_are_refused(
         build(tmp_path / "sky", [], survey="legacysurvey", encoder=encoder)
     with pytest.raises(ValueError, match="-1"):
         build(tmp_path / "sky", [cutouts], survey="legacysurvey", encoder=encoder, num_workers=-1)
+
+
+def test_a_sky_among_its_sources_does_not_read_itself(
+    tmp_path: Path, cutouts: Path, into: Builder
+) -> None:
+    for _ in range(2):
+        report = into(cutouts / "sky", cutouts, "legacysurvey")  # it holds moc.fits
+
+        assert (report.version, report.num_objects, report.skipped) == (1, 3, ())
 
 
 def test_a_second_build_at_the_same_time_is_told_to_wait(

@@ -18,8 +18,7 @@ NUM_NEW = 12
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from index import building, embedding
-from index.store import Store
+from index import building, embedding, writing
 sky, files, encoder, where = sys.argv[1:5]
 embedding.FLUSH_SECONDS = 0.0
 embedding.FILES_PER_TASK = 4
@@ -34,9 +33,9 @@ if __name__ == "__main__":
     if where == "publish":
         building.publish = dies
     if where == "segments":
-        building.write_segment = dies
+        writing.write_segment = dies
     if where == "partitions":
-        building.write_partitions = dies
+        writing.write_partitions = dies
     building.build(Path(sky), [Path(files)], survey="legacysurvey", encoder=encoder,
                    num_workers=int(sys.argv[5]), progress=stop)
 """

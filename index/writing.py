@@ -1,0 +1,249 @@
+"""A new version on disk: segments, object table, deleted bits, footprint, manifest.
+
+Everything is written but CURRENT: until that is replaced, no reader sees any of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Int64
+from numpy import ndarray
+
+from index import disk
+from index.changes import Changes
+from index.embedding import Progress
+from index.footprint import footprint, write_footprint
+from index.inputs import Input, write_inputs
+from index.manifest import (
+    EncoderReference,
+    FileRecord,
+    Manifest,
+    SegmentRecord,
+    git_revision,
+    record,
+)
+from index.objects import CATALOGUE, OBJECT_FIELDS, merge_rows
+from index.partitions import Partition, write_partitions
+from index.segment import BLOCK_ROWS, write_segment
+from index.store import Store
+from index.version import Version
+from index.versions import numbers
+from training.encoder import Encoder
+
+SMALL_SEGMENT_ROWS = 50_000
+MAX_SMALL_SEGMENTS = 16  # of a view; when there are as many they are written as one
+
+
+def labelled(table: pa.Table, view: str) -> pa.Table:
+    """Rows of one view with the column `view`, as Version.all_rows has them."""
+    return table.add_column(1, "view", pa.array([view] * table.num_rows, pa.string()))
+
+
+def object_ids_of(base: Version | None, changes: Changes) -> pa.Table:
+    """object_key, object_id of every object, old and new."""
+    new = pa.table(
+        {
+            "object_key": pa.array(list(changes.new_ids), pa.int64()),
+            "object_id": pa.array(list(changes.new_ids.values()), pa.string()),
+        }
+    )
+    return new if base is None else pa.concat_tables([base.table.select(new.column_names), new])
+
+
+@dataclass(slots=True)
+class VersionWriter:
+    """Writes the files of a new version."""
+
+    sky: Path
+    encoder: EncoderReference
+    loaded: Encoder
+    store: Store
+    base: Version | None
+    progress: Progress | None
+
+    def write(
+        self,
+        new: dict[str, pa.Table],
+        gone: Bool[ndarray, " row"],
+        changes: Changes,
+        inputs: dict[tuple[str, str], Input],
+    ) -> Manifest:
+        """Write everything but CURRENT; gives the manifest."""
+        number = max(numbers(self.sky), default=0) + 1
+        remade = self._to_remake()
+        kept = self._kept_rows(gone)
+        segments = []
+        views = sorted({*new, *(view for view, _ in remade)})
+        for done, view in enumerate(views, 1):
+            again = [i for of_view, i in remade if of_view == view]
+            segments.append(self._segment(view, kept, again, new.get(view)))
+            if self.progress:
+                self.progress("segments", done, len(views))
+        partitions, objects = self._objects(new, gone, changes)
+        final = self.sky / "versions" / str(number)
+        with disk.new_folder(final.parent) as temporary:
+            old = self._old_segments(gone, {i for _, i in remade}, temporary, final)
+            files = [record(self.sky, self.sky / each.file) for each in partitions]
+            write_inputs(temporary / "inputs.parquet", inputs.values())
+            files.append(_placed(self.sky, temporary, final, "inputs.parquet"))
+            known = objects["ra_deg"].is_valid()
+            somewhere = objects.filter(known)
+            moc = None
+            if somewhere.num_rows:
+                covered = footprint(somewhere["ra_deg"].to_numpy(), somewhere["dec_deg"].to_numpy())
+                write_footprint(temporary / "moc.fits", covered)
+                files.append(_placed(self.sky, temporary, final, "moc.fits"))
+                moc = files[-1].file
+            written = [each for each in segments if each is not None]
+            manifest = Manifest(
+                number=number,
+                built_at_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+                software=f"skykin {version_of('skykin')}",
+                git_revision=git_revision(),
+                encoder=self.encoder,
+                segments=(*old, *written),
+                partitions=partitions,
+                files=tuple(files),
+                inputs=f"versions/{number}/inputs.parquet",
+                moc=moc,
+                num_objects=objects.num_rows,
+                num_rows=sum(each.num_rows - each.num_deleted for each in (*old, *written)),
+                num_without_position=objects.num_rows - somewhere.num_rows,
+                next_object_key=changes.next_key,
+            )
+            disk.write_json(temporary / "manifest.json", manifest.model_dump(mode="json"))
+            disk.seal(temporary, final)
+        return manifest
+
+    def _to_remake(self) -> list[tuple[str, int]]:
+        """View and index of old segments to write again, together, from the store.
+
+        All of them when the search head has changed; the small ones of a view with many.
+        """
+        if self.base is None:
+            return []
+        old = [(live.segment.view, i) for i, live in enumerate(self.base.segments)]
+        if self.base.encoder.head_hash != self.encoder.head_hash:
+            return old
+        small: dict[str, list[int]] = {}
+        for view, i in old:
+            if self.base.segments[i].segment.num_rows < SMALL_SEGMENT_ROWS:
+                small.setdefault(view, []).append(i)
+        return [
+            (view, i)
+            for view, some in small.items()
+            if len(some) >= MAX_SMALL_SEGMENTS
+            for i in some
+        ]
+
+    def _kept_rows(self, gone: Bool[ndarray, " row"]) -> dict[int, pa.Table]:
+        """Rows that stay, by old segment."""
+        if self.base is None:
+            return {}
+        of_segment, _ = self.base.row_places
+        return {
+            i: self.base.all_rows.filter(pa.array((of_segment == i) & ~gone)).drop_columns(["view"])
+            for i in range(len(self.base.segments))
+        }
+
+    def _segment(
+        self, view: str, kept: dict[int, pa.Table], again: Sequence[int], new: pa.Table | None
+    ) -> SegmentRecord | None:
+        tables = [kept[i] for i in again] + ([] if new is None else [new])
+        rows = pa.concat_tables(tables, promote_options="permissive")
+        if not rows.num_rows:
+            return None
+        order = np.argsort(rows["object_key"].to_numpy(), kind="stable")
+        rows = rows.take(pa.array(order)).combine_chunks()
+        name = write_segment(
+            self.sky / "segments",
+            view=view,
+            keys=rows["object_key"].to_numpy(),
+            rows=rows.drop_columns(["object_key"]),
+            blocks=self._search_vectors(view, rows["fingerprint"]),
+            dim=self.encoder.search_dim,
+            encoder_hash=self.encoder.hash,
+            head_hash=self.encoder.head_hash,
+        )
+        return SegmentRecord(
+            name=name,
+            view=view,
+            num_rows=rows.num_rows,
+            head=record(self.sky, self.sky / "segments" / name / "segment.json"),
+        )
+
+    def _search_vectors(self, view: str, fingerprints: pa.ChunkedArray) -> Iterator[ndarray]:
+        for start in range(0, len(fingerprints), BLOCK_ROWS):
+            some = fingerprints.slice(start, BLOCK_ROWS).to_pylist()
+            stored = self.store.vectors(view, some).astype(np.float32)
+            yield self.loaded.search_vectors(stored, view).astype(np.float16)
+
+    def _old_segments(
+        self, gone: Bool[ndarray, " row"], remade: set[int], temporary: Path, final: Path
+    ) -> list[SegmentRecord]:
+        """Segments of the version before that go on, with the bits of their deleted rows."""
+        if self.base is None:
+            return []
+        of_segment, row = self.base.row_places
+        records = []
+        for i, old in enumerate(self.base.manifest.segments):
+            live = self.base.segments[i]
+            deleted = np.zeros(old.num_rows, bool) if live.alive is None else ~live.alive
+            deleted[row[gone & (of_segment == i)]] = True
+            if i in remade or deleted.all():
+                continue
+            file: FileRecord | None = None
+            if deleted.any():
+                (temporary / "deleted").mkdir(exist_ok=True)
+                disk.write_array(temporary / "deleted" / f"{old.name}.npy", np.packbits(deleted))
+                file = _placed(self.sky, temporary, final, f"deleted/{old.name}.npy")
+            records.append(
+                old.model_copy(update={"deleted": file, "num_deleted": int(deleted.sum())})
+            )
+        return records
+
+    def _objects(
+        self, new: dict[str, pa.Table], gone: Bool[ndarray, " row"], changes: Changes
+    ) -> tuple[tuple[Partition, ...], pa.Table]:
+        """Partitions of the new object table, and the table."""
+        tables = [labelled(table, view) for view, table in new.items()]
+        touched = _keys(tables)
+        if self.base is not None:
+            rows = self.base.all_rows
+            keys = rows["object_key"].to_numpy()
+            touched = np.union1d(touched, keys[gone])
+            tables.insert(0, rows.filter(pa.array(~gone & np.isin(keys, touched))))
+        objects = (
+            merge_rows(
+                pa.concat_tables(tables, promote_options="permissive"),
+                object_ids_of(self.base, changes),
+            )
+            if len(touched)
+            else pa.schema(OBJECT_FIELDS | CATALOGUE).empty_table()
+        )
+        if self.base is not None:
+            before = self.base.table
+            stays = ~np.isin(before["object_key"].to_numpy(), touched)
+            objects = pa.concat_tables(
+                [before.filter(pa.array(stays)), objects], promote_options="permissive"
+            )
+        old = () if self.base is None else self.base.manifest.partitions
+        partitions = write_partitions(self.sky, objects, before=old, touched=touched)
+        return partitions, objects
+
+
+def _keys(tables: Sequence[pa.Table]) -> Int64[ndarray, " n"]:
+    if not tables:
+        return np.empty(0, np.int64)
+    return np.unique(np.concatenate([table["object_key"].to_numpy() for table in tables]))
+
+
+def _placed(sky: Path, temporary: Path, final: Path, name: str) -> FileRecord:
+    return record(sky, temporary / name, place=final / name)

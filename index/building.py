@@ -256,7 +256,7 @@ class _Build:
     ) -> tuple[dict[tuple[str, str], Input], list[Skipped]]:
         """The new input manifest, and what was left out, in path order."""
         new = dict(inputs)
-        left_out: list[Skipped] = [each for known in same for each in known.left_out()]
+        left_out: list[Skipped] = [each for known in same for each in known.skipped]
         again: dict[int, list[Skipped]] = {}
         for number, skipped in changes.skipped:
             again.setdefault(number, []).append(skipped)
@@ -265,7 +265,7 @@ class _Build:
             if file.unchanged:
                 known = replace(inputs[key], num_bytes=file.num_bytes, modified_ns=file.modified_ns)
                 new[key] = known
-                left_out.extend(known.left_out())
+                left_out.extend(known.skipped)
                 continue
             missed = (*file.skipped, *again.get(file.number, ()))
             left_out.extend(missed)
@@ -278,7 +278,7 @@ class _Build:
                     modified_ns=file.modified_ns,
                     sha256=file.sha256,
                     num_rows=changes.num_rows[file.number],
-                    skipped=tuple(each.reason for each in missed),
+                    skipped=missed,
                 )
         return new, sorted(left_out, key=lambda each: each.file)
 

@@ -8,7 +8,7 @@ written down: it is tried again by every build.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ _SCHEMA = pa.schema(
         "modified_ns": pa.int64(),
         "sha256": pa.string(),
         "num_rows": pa.int64(),
-        "skipped": pa.list_(pa.string()),
+        "skipped": pa.list_(pa.struct({"file": pa.string(), "reason": pa.string()})),
     }
 )
 
@@ -42,7 +42,7 @@ class Input:
     modified_ns: int
     sha256: str
     num_rows: int  # objects it gave
-    skipped: tuple[str, ...]  # why others in it were left out
+    skipped: tuple[Skipped, ...]  # what in it was left out
 
     def unchanged(self) -> bool:
         """Whether the file still has the size and the time of modification written down."""
@@ -52,12 +52,6 @@ class Input:
             return False
         return (status.st_size, status.st_mtime_ns) == (self.num_bytes, self.modified_ns)
 
-    def left_out(self) -> list[Skipped]:
-        return [Skipped(self.path, reason) for reason in self.skipped]
-
-
-Inputs = Mapping[tuple[str, str], Input]  # (survey, path) -> input
-
 
 def write_inputs(path: Path, inputs: Iterable[Input]) -> None:
     lines = sorted(inputs, key=lambda each: (each.survey, each.path))
@@ -65,9 +59,12 @@ def write_inputs(path: Path, inputs: Iterable[Input]) -> None:
 
 
 def read_inputs(path: Path) -> dict[tuple[str, str], Input]:
+    """Inputs by survey and path."""
     try:
         lines = pq.read_table(path).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise VersionCorrupt(f"{path} is damaged: {error}") from error
-    inputs = [Input(**(line | {"skipped": tuple(line["skipped"])})) for line in lines]
+    for line in lines:
+        line["skipped"] = tuple(Skipped(**each) for each in line["skipped"])
+    inputs = [Input(**line) for line in lines]
     return {(each.survey, each.path): each for each in inputs}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from numpy import ndarray
 from PIL import Image as Picture
 
-from index import building, writing
+from index import building, embedding, writing
 from index.building import build
 from index.errors import EncoderMismatch, NotASky, SkyBusy
 from index.versions import Version, numbers, open_version, verify
@@ -312,6 +314,44 @@ def test_the_same_name_in_two_image_surveys_is_two_objects(
     assert ids(open_version(sky)) == ["a", "b", "c", "composite:a", "z"]
 
 
+def write_crops(file: Path, names: list[str], seeds: list[int]) -> None:
+    """Many pictures in one file; seed 0 is an empty picture, which is no use."""
+    images = np.stack(
+        [
+            np.random.default_rng(seed).integers(0, 255, (120, 120, 3), dtype=np.uint8) * (seed > 0)
+            for seed in seeds
+        ]
+    )
+    np.savez(file, images=images, names=np.array(names))
+
+
+def test_rows_of_one_file_change_one_by_one(tmp_path: Path, into: Builder) -> None:
+    sky, file = tmp_path / "sky", tmp_path / "crops.npz"
+    write_crops(file, ["a", "b", "c", "bad", "a"], [1, 2, 3, 0, 4])
+    for _ in range(2):
+        report = into(sky, file, "composite")
+
+        assert report.num_objects == 3
+        assert [skipped.file for skipped in report.skipped] == [str(file), f"{file}[3]"]
+        assert "'a' (part 4) was already read" in report.skipped[0].reason
+    before = open_version(sky).vectors(np.arange(3), "image")
+    write_crops(file, ["new", "a", "b"], [5, 1, 9])  # c is not there any more, a moved, b changed
+
+    report = into(sky, file, "composite")
+    version = open_version(sky)
+    after = version.vectors(np.arange(3), "image")
+
+    assert (report.num_embedded, report.num_objects, report.skipped) == (2, 4, ())
+    assert ids(version) == ["a", "b", "c", "new"]
+    np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
+    assert np.abs(after[1] - before[1]).max() > CLOSE
+    parts = dict(
+        zip(version.all_rows["source_id"].to_pylist(), version.all_rows["source_part"].to_pylist(),
+            strict=True)
+    )  # fmt: skip
+    assert parts == {"a": "1", "b": "2", "c": "2", "new": "0"}
+
+
 def test_two_spectra_of_one_object_are_two_rows(tmp_path: Path, into: Builder) -> None:
     spectra = tmp_path / "spectra"
     write_spectrum(spectra / "s1.fits", "123", fiber=1)
@@ -451,6 +491,33 @@ def test_workers_change_nothing(
     key = np.arange(3)
     np.testing.assert_allclose(one.vectors(key, "image"), two.vectors(key, "image"), atol=1e-3)
     assert ("embedding", 4, 4) in stages
+
+
+@pytest.mark.parametrize("files_per_task", [1, 64])
+def test_a_worker_that_dies_costs_at_most_the_file_it_read(
+    tmp_path: Path, into: Builder, monkeypatch: pytest.MonkeyPatch, files_per_task: int
+) -> None:
+    monkeypatch.setattr(embedding, "FILES_PER_TASK", files_per_task)
+    sky, files = tmp_path / "sky", tmp_path / "files"
+    for seed in range(12):
+        write_cutout(files / f"{seed:02d}.fits", seed)
+    killed: list[int] = []
+
+    def kill_one(stage: str, done: int, total: int) -> None:
+        children = multiprocessing.active_children()
+        if done and children and not killed:
+            os.kill(int(children[-1].pid or 0), signal.SIGKILL)
+            killed.append(1)
+
+    report = into(sky, files, "legacysurvey", num_workers=2, progress=kill_one)
+
+    assert killed
+    assert len(report.skipped) <= (1 if files_per_task == 1 else 0)
+    assert all("exit code -9" in skipped.reason for skipped in report.skipped)
+    assert report.num_objects == 12 - len(report.skipped)
+    assert report.num_rows == 2 * report.num_objects  # nothing twice
+    again = into(sky, files, "legacysurvey")
+    assert (again.num_objects, again.skipped) == (12, ())
 
 
 def test_another_encoder_is_refused(tmp_path: Path, cutouts: Path, into: Builder) -> None:

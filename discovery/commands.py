@@ -95,7 +95,7 @@ def search_command(
         print(json.dumps(hits.to_json(), allow_nan=False))
         return
     if written is None:
-        _print(hits)
+        print_hits(hits)
     typer.echo(_closing_line(hits, sky, written))
 
 
@@ -135,7 +135,8 @@ def evaluate_command(
     )
 
 
-def _print(hits: Hits) -> None:
+def print_hits(hits: Hits) -> None:
+    """Print hits as a table, as wide as the terminal."""
     table = Table()
     shown = [
         name
@@ -144,18 +145,20 @@ def _print(hits: Hits) -> None:
         and (name != "known_as" or any(value is not None for value in hits.table[name].tolist()))
     ]
     for name in shown:
-        table.add_column(
-            name, justify="left" if not _SHOWN[name] else "right", no_wrap=name == "object_id"
-        )
+        if name == "object_id":  # a long one goes on below, it takes no room from the numbers
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right" if _SHOWN[name] else "left", no_wrap=True)
     for row in zip(*(hits.table[name].tolist() for name in shown), strict=True):
-        table.add_row(
-            *(
-                "" if value is None else format(value, _SHOWN[name])
-                for name, value in zip(shown, row, strict=True)
-            )
-        )
+        table.add_row(*(_cell(value, _SHOWN[name]) for name, value in zip(shown, row, strict=True)))
     terminal = sys.stdout.isatty()
     Console(width=None if terminal else _WIDTH_WITHOUT_TERMINAL, markup=False).print(table)
+
+
+def _cell(value: str | float | int | None, how: str) -> str:
+    """A value as text; control characters, which a terminal would obey, as their escapes."""
+    text = "" if value is None else format(value, how)
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _closing_line(hits: Hits, sky: str, written: Path | None) -> str:

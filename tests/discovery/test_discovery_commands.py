@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from astropy.table import Table
 from typer.testing import CliRunner, Result
 
 from discovery import OutsideFootprint, Query, Sky, UnknownObject, evaluate
-from discovery.commands import commands
+from discovery.commands import commands, print_hits
 
 from .conftest import NUM_IN_PATCH, PICTURES, object_id, positions, write_cutout
 
@@ -33,6 +34,22 @@ def test_a_table_and_a_closing_line_are_printed(sky_folder: Path) -> None:
     assert object_id(1) in done.stdout  # whole, not cut off
     closing = done.stdout.splitlines()[-1]
     assert closing == f"3 hits in view image of {sky_folder}, version 3"
+
+
+def test_a_very_long_id_leaves_room_for_the_numbers_and_no_id_commands_the_terminal(
+    sky: Sky, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hits = sky.search(Query(like=[object_id(0)], k=2))
+    table = hits.table.copy()
+    table["object_id"] = ["x" * 240, "\x1b[2Jred\nherring"]
+
+    print_hits(replace(hits, table=table))
+
+    printed = capsys.readouterr().out
+    assert printed.count("x") >= 240
+    assert all(f"{score:.4f}" in printed for score in hits.scores)
+    assert "\x1b" not in printed
+    assert r"\x1b[2Jred\nherring" in printed
 
 
 @pytest.mark.parametrize(

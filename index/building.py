@@ -23,7 +23,7 @@ from numpy import ndarray
 from index import disk
 from index.changes import Changes, by_view, find_changes
 from index.embedding import InputFile, Job, Progress, Reading, embed_files
-from index.errors import DiskFull, EncoderMismatch, NotASky
+from index.errors import DiskFull, EncoderMismatch, NotASky, VersionCorrupt
 from index.inputs import Input, read_inputs
 from index.joints import embed_joints, find_joints
 from index.manifest import FORMAT, EncoderReference, SkyHead, read_head, read_manifest, write_head
@@ -186,7 +186,8 @@ class _Build:
     progress: Progress | None
 
     def run(self, files: Sequence[str]) -> BuildReport:
-        base = open_version(self.sky) if (self.sky / "CURRENT").exists() else None
+        is_published = (self.sky / "CURRENT").exists()
+        base = open_version(self.sky) if is_published else self._newest_whole()
         store = Store(self.sky / "store", encoder_hash=self.encoder.hash)
         job = Job(
             encoder=self.encoder.name,
@@ -217,6 +218,8 @@ class _Build:
             writer = VersionWriter(self.sky, self.encoder, self.loaded, store, base, self.progress)
             manifest = writer.write(new, gone, changes, new_inputs)
             number = manifest.number
+        news = base is None or number != base.number or not is_published
+        if news:
             publish(self.sky, number)
         return BuildReport(
             version=number,
@@ -226,8 +229,17 @@ class _Build:
             num_joint=num_joint,
             skipped=tuple(skipped),
             seconds=0.0,
-            published=base is None or number != base.number,
+            published=news,
         )
+
+    def _newest_whole(self) -> Version | None:
+        """Where CURRENT is lost: what a build adds to, so that nothing that was there is lost."""
+        for number in reversed(numbers(self.sky)):
+            try:
+                return open_version(self.sky, number)
+            except VersionCorrupt:
+                continue
+        return None
 
     def _sort_files(
         self, files: Sequence[str], inputs: dict[tuple[str, str], Input]

@@ -123,6 +123,27 @@ def test_one_more_file_embeds_one(tmp_path: Path, cutouts: Path, into: Builder) 
     assert ids(before) == ["a", "b", "c"]
 
 
+def test_a_build_without_current_adds_to_the_newest_version(
+    tmp_path: Path, cutouts: Path, into: Builder
+) -> None:
+    sky = tmp_path / "sky"
+    into(sky, cutouts, "legacysurvey")
+    write_cutout(tmp_path / "more" / "d.fits", 9)
+    (sky / "CURRENT").unlink()
+
+    more = into(sky, tmp_path / "more", "legacysurvey")
+
+    assert (more.version, more.num_embedded, more.published) == (2, 1, True)
+    assert ids(open_version(sky)) == ["a", "b", "c", "d"]
+
+    (sky / "CURRENT").unlink()
+
+    again = into(sky, cutouts, "legacysurvey")
+
+    assert (again.version, again.num_embedded, again.published) == (2, 0, True)
+    assert ids(open_version(sky)) == ["a", "b", "c", "d"]
+
+
 def test_a_touched_file_is_hashed_and_a_copied_one_is_not_embedded_again(
     tmp_path: Path, cutouts: Path, into: Builder
 ) -> None:

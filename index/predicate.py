@@ -44,14 +44,12 @@ def condition(predicate: str, columns: Mapping[str, str]) -> str:
 
     Args:
         predicate: What may stand behind WHERE: comparisons, BETWEEN, IN, LIKE, IS NULL, AND, OR,
-        NOT,
-            arithmetic and a few functions over columns, numbers, texts, true, false and NULL.
+            NOT, arithmetic and a few functions over columns, numbers, texts, true, false and NULL.
         columns: Name -> type of each column that may be used; names are matched without case.
 
     Raises:
         ValueError: the text is no predicate, names an unknown column, or uses something not
-        allowed; the
-            message names the column or the place.
+            allowed; the message names the column or the place.
     """
     if not predicate.strip():
         raise ValueError("expected a predicate such as 'redshift > 0.2', got an empty text")

@@ -25,6 +25,9 @@ from training.modalities import STREAM
 Pooling = Literal["mean", "context"]
 NORM_EPS = 1e-6
 INIT_STD = 0.02
+# As large as the positions they are added to. The release draws tokens with INIT_STD; beside
+# positions of amplitude 1 a brief training then learns where tokens are, never what they are.
+TOKEN_STD = 1.0
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -333,7 +336,11 @@ class Transformer(nn.Module):
 
     def _initialise(self) -> None:
         for name, parameter in self.named_parameters():
-            if parameter.ndim > 1:
+            if "token_emb" in name:
+                nn.init.normal_(parameter, std=TOKEN_STD)
+            elif parameter.ndim == 2 and "to_logits" not in name:
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)  # keeps the variance
+            elif parameter.ndim > 1:
                 nn.init.normal_(parameter, std=INIT_STD)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)

@@ -103,6 +103,8 @@ class HeadFitConfig:
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     temperature: float = Field(default=0.1, gt=0)
+    # Share of the batches that pair two different views; None: by the number of objects.
+    across_views: float | None = Field(default=None, ge=0, le=1)
     max_seconds: float = Field(default=120.0, gt=0)
     seed: int = 0
 
@@ -179,6 +181,10 @@ def fit(
     if not pairings:
         raise ValueError("no object has two vectors, so there is nothing to learn closeness from")
     share = np.array([len(pairing.objects) for pairing in pairings], dtype=float)
+    across = np.array([pairing.left != pairing.right for pairing in pairings])
+    if config.across_views is not None and across.any() and not across.all():
+        share[across] *= config.across_views / share[across].sum()
+        share[~across] *= (1 - config.across_views) / share[~across].sum()
     share /= share.sum()
     optimizer = torch.optim.AdamW(
         head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay

@@ -12,11 +12,13 @@ import os
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, cast
+
+OPENMP_THREADS = "OMP_NUM_THREADS"
 
 Handler = Callable[[Any], Iterator[Any]]  # task -> pieces
 
@@ -104,9 +106,28 @@ def _start(setup: Callable[[], Handler], num_threads: int) -> tuple[Connection, 
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, setup, num_threads), daemon=True)
-    process.start()
+    with _openmp_threads(num_threads):
+        process.start()
     theirs.close()  # else the end of the worker would never show as the end of its pipe
     return ours, process
+
+
+@contextmanager
+def _openmp_threads(num_threads: int) -> Iterator[None]:
+    """What a process started meanwhile finds in its environment.
+
+    OpenMP reads it when it is loaded: torch.set_num_threads comes too late for its idle threads,
+    which spin, and halved the speed of two workers on two cores.
+    """
+    before = os.environ.get(OPENMP_THREADS)
+    os.environ[OPENMP_THREADS] = str(num_threads)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[OPENMP_THREADS]
+        else:
+            os.environ[OPENMP_THREADS] = before
 
 
 def _serve(connection: Connection, setup: Callable[[], Handler], num_threads: int) -> None:

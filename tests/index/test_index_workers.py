@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from index.workers import Died, Handler, stream
+from index.workers import Died, Handler, num_cores, stream
 
 
 def squares(task: int) -> Iterator[int]:
@@ -44,6 +44,25 @@ def make_failing() -> Handler:
 
 def make_nothing(reason: str) -> Handler:
     raise LookupError(reason)
+
+
+def openmp_threads(task: int) -> Iterator[str | None]:
+    yield os.environ.get("OMP_NUM_THREADS")
+
+
+def make_openmp_threads() -> Handler:
+    return openmp_threads
+
+
+def test_workers_share_the_cores_and_leave_the_environment_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    found = list(stream(make_openmp_threads, deque([1]), num_workers=num_cores()))
+
+    assert found == [(1, "1")]
+    assert "OMP_NUM_THREADS" not in os.environ
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -29,9 +29,12 @@ def understand(sky: Sky, text: str) -> Asked:
     """Read the query box: an object id of this sky, else a position or a viewer's address."""
     try:
         sky.object(text)
-        return Asked(seed=text)
     except UnknownObject:
-        pass  # then it may be a position
+        return _position(text)
+    return Asked(seed=text)
+
+
+def _position(text: str) -> Asked:
     try:
         ra_deg, dec_deg = parse_position(text)
     except ValueError as error:

@@ -97,6 +97,7 @@ def test_enter_on_a_focused_cutout_is_a_click(tab: Any, address: str) -> None:
     tab.keyboard.press("Enter")
 
     wait_for_seed(tab, picked)
+    assert asked(tab)["seed"] == picked
 
 
 def test_the_address_reopens_the_same_page_elsewhere(

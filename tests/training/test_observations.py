@@ -98,6 +98,9 @@ def test_an_observation_needs_no_position_and_no_spectrum() -> None:
 def test_every_position_on_the_sky_is_accepted(ra: float, dec: float) -> None:
     check_position(ra, dec)
 
+    with pytest.raises(ValueError, match="expected ra_deg"):
+        check_position(ra + 360, dec)
+
 
 @given(parts=st.lists(st.binary(max_size=8), min_size=2, max_size=4))
 def test_moving_a_byte_between_parts_changes_the_fingerprint(parts: list[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""What a survey saw of one object: images, spectra, scalars, and where they came from.
+"""What a survey saw of one object: images, spectra, maps, scalars, and where they came from.
 
 Conventions, stated here once:
 
@@ -7,6 +7,8 @@ Conventions, stated here once:
 * Image rows run from south to north and columns from east to west (FITS with north up).
 * Image flux is in nanomaggies per pixel (AB zero point 22.5), ivar in 1 / nanomaggies^2.
 * Spectrum flux is in 1e-17 erg / s / cm^2 / Angstrom, wavelength in Angstrom, vacuum, ascending.
+* Fields and ellipses lie on the pixels of the object's image.
+* Gaia XP coefficients are those of the archive (xp_continuous_mean_spectrum), 55 an arm.
 * Missing is None or an absent key, never NaN. NaN never leaves a reader.
 """
 
@@ -22,6 +24,8 @@ from numpy import ndarray
 
 IMAGE_SIZE = 96  # pixels a side that the encoder sees
 PIXEL_SCALE_ARCSEC = 0.262  # Legacy Survey native pixel
+HSC_PIXEL_SCALE_ARCSEC = 0.168
+NUM_XP_COEFFICIENTS = 55  # an arm
 
 # The channels of AION-1's image tokenizer, in its order (aion.codecs.preprocessing.band_to_index).
 BANDS = ("HSC-G", "HSC-R", "HSC-I", "HSC-Z", "HSC-Y", "DES-G", "DES-R", "DES-I", "DES-Z")
@@ -91,6 +95,81 @@ class Spectrum:
         _check_pixels(self.flux, self.ivar, self.mask, what="spectrum")
 
 
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A map over the pixels of an image, such as which of them belong to which kind of source.
+
+    Raises:
+        ValueError: the map is not two-dimensional, or a value is NaN or outside 0 to 1.
+    """
+
+    value: Float32[ndarray, "y x"]  # 0 to 1
+
+    def __post_init__(self) -> None:
+        if self.value.ndim != 2:
+            raise ValueError(f"expected a field (y, x), got shape {self.value.shape}")
+        if not ((self.value >= 0) & (self.value <= 1)).all():
+            raise ValueError("expected a field of values from 0 to 1, without NaN")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ellipses:
+    """Sources in an image, nearest to its centre first: the ellipse stream of AION-1.
+
+    Raises:
+        ValueError: lengths differ, a value is NaN, or they are not ordered from the centre out.
+    """
+
+    x: Float32[ndarray, " source"]  # pixel centres are whole numbers, 0 to IMAGE_SIZE - 1
+    y: Float32[ndarray, " source"]
+    shape_e1: Float32[ndarray, " source"]  # Tractor SHAPE_E1: ellipticity component
+    shape_e2: Float32[ndarray, " source"]
+    shape_r_arcsec: Float32[ndarray, " source"]  # Tractor SHAPE_R: half-light radius, 0 = point
+
+    def __post_init__(self) -> None:
+        columns = (self.x, self.y, self.shape_e1, self.shape_e2, self.shape_r_arcsec)
+        if len({column.shape for column in columns}) != 1 or self.x.ndim != 1:
+            raise ValueError(
+                f"ellipse columns differ in length: {[column.shape for column in columns]}"
+            )
+        if not all(np.isfinite(column).all() for column in columns):
+            raise ValueError("an ellipse holds NaN or infinity")
+        centre = (IMAGE_SIZE - 1) / 2
+        if (np.diff(np.hypot(self.x - centre, self.y - centre)) < -1e-3).any():
+            raise ValueError("ellipses must be ordered by distance from the image centre")
+
+
+@dataclass(frozen=True, slots=True)
+class XpCoefficients:
+    """Gaia BP and RP spectra as coefficients of Hermite functions, as the archive gives them.
+
+    Raises:
+        ValueError: no arm, not 55 coefficients an arm, NaN or infinity, or an error not positive.
+    """
+
+    bp: Float32[ndarray, " 55"] | None = None
+    rp: Float32[ndarray, " 55"] | None = None
+    bp_error: Float32[ndarray, " 55"] | None = None  # standard errors; None = not given
+    rp_error: Float32[ndarray, " 55"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.bp is None and self.rp is None:
+            raise ValueError("expected XP coefficients of BP or RP, got neither")
+        for arm, values, errors in (
+            ("BP", self.bp, self.bp_error),
+            ("RP", self.rp, self.rp_error),
+        ):
+            for column in (values, errors):
+                if column is not None and column.shape != (NUM_XP_COEFFICIENTS,):
+                    raise ValueError(
+                        f"{arm}: expected {NUM_XP_COEFFICIENTS} coefficients, got {column.shape}"
+                    )
+            if values is not None and not np.isfinite(values).all():
+                raise ValueError(f"{arm} coefficients hold NaN or infinity")
+            if errors is not None and (values is None or not (errors > 0).all()):
+                raise ValueError(f"{arm} errors must be positive and belong to coefficients")
+
+
 def _check_pixels(flux: ndarray, ivar: ndarray, mask: ndarray, *, what: str) -> None:
     if not (np.isfinite(flux).all() and np.isfinite(ivar).all()):
         raise ValueError(
@@ -123,6 +202,9 @@ class Observation:
     dec_deg: float | None = None
     image: Image | None = None
     spectrum: Spectrum | None = None
+    xp: XpCoefficients | None = None
+    object_mask: Field | None = None  # on the image's pixels
+    ellipses: Ellipses | None = None  # sources in the image
     scalars: Mapping[str, float] = field(default_factory=dict)  # token key -> value (modalities)
     catalogue: Mapping[str, CatalogueValue] = field(default_factory=dict)  # object-table columns
     calibrated: bool = True  # False: display image, fluxes approximate
@@ -133,8 +215,13 @@ class Observation:
             raise ValueError("ra_deg and dec_deg are given together or not at all")
         if self.ra_deg is not None and self.dec_deg is not None:
             check_position(self.ra_deg, self.dec_deg)
-        if self.image is None and self.spectrum is None:
-            raise ValueError("an observation needs an image or a spectrum")
+        if self.image is None and (self.object_mask is not None or self.ellipses is not None):
+            raise ValueError("an object mask and ellipses need the image that they lie on")
+        seen = (self.image, self.spectrum, self.xp)
+        if all(each is None for each in seen) and not self.scalars:
+            raise ValueError(
+                "an observation needs an image, a spectrum, XP coefficients or scalars"
+            )
 
 
 @dataclass(frozen=True, slots=True)

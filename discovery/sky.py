@@ -235,16 +235,16 @@ class Sky:
             SourceGone: a file is not there any more, or does not hold the object any more.
         """
         rows = self._version.rows(self._version.keys_of([object_id]))
-        columns = (rows[name].to_pylist() for name in ("survey", "source", "source_part", "view"))
+        columns = (rows[name].to_pylist() for name in ("reader", "source", "source_part", "view"))
         places = dict.fromkeys(  # an observation with two views has two rows
-            (survey, source, part)
-            for survey, source, part, made in zip(*columns, strict=True)
+            (name, source, part)
+            for name, source, part, made in zip(*columns, strict=True)
             if made != "joint" and view in (None, made)
         )
         observations = []
-        for survey, source, part in places:
+        for name, source, part in places:
             try:
-                observations.append(reader(survey).read_one(Path(source), part))
+                observations.append(reader(name).read_one(Path(source), part))
             except (OSError, ValueError) as error:
                 raise SourceGone(
                     f"object {object_id} cannot be read again from {source}"

@@ -33,7 +33,7 @@ from index.writing import VersionWriter, labelled, object_ids_of
 from training import encoder as encoders
 from training.encoder import Encoder
 from training.observations import Skipped
-from training.surveys import reader
+from training.surveys import companions, reader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,9 +204,7 @@ class _Build:
             num_workers=self.num_workers,
             progress=self.progress,
         )
-        changes = find_changes(
-            reading.rows, survey=self.survey, base=base, next_key=self._next_key()
-        )
+        changes = find_changes(reading.rows, base=base, next_key=self._next_key())
         if base is None and changes.rows is None:
             raise ValueError(_nothing_usable(files, reading))
         new_inputs, skipped = self._account(inputs, same, reading, changes)
@@ -248,10 +246,12 @@ class _Build:
         same, to_read = [], []
         for number, path in enumerate(files):
             known = inputs.get((self.survey, path))
-            if known is not None and known.unchanged():
+            others = tuple(map(str, companions(self.survey, Path(path))))
+            if known is not None and known.unchanged(others):
                 same.append(known)
             else:
-                to_read.append(InputFile(number, path, None if known is None else known.sha256))
+                sha256 = None if known is None else known.sha256
+                to_read.append(InputFile(number, path, sha256, others))
         return same, to_read
 
     def _next_key(self) -> int:
@@ -275,7 +275,12 @@ class _Build:
         for file in reading.files:
             key = (self.survey, file.path)
             if file.unchanged:
-                known = replace(inputs[key], num_bytes=file.num_bytes, modified_ns=file.modified_ns)
+                known = replace(
+                    inputs[key],
+                    num_bytes=file.num_bytes,
+                    modified_ns=file.modified_ns,
+                    companions=file.companions,
+                )
                 new[key] = known
                 left_out.extend(known.skipped)
                 continue
@@ -291,6 +296,7 @@ class _Build:
                     sha256=file.sha256,
                     num_rows=changes.num_rows[file.number],
                     skipped=missed,
+                    companions=file.companions,
                 )
         return new, sorted(left_out, key=lambda each: each.file)
 

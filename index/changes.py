@@ -22,7 +22,19 @@ from numpy import ndarray
 from index.version import Version
 from training.observations import Skipped
 
-_KNOWN = ("survey", "release", "source_id", "object_id", "source", "source_part", "fingerprint")
+_KNOWN = (
+    "reader",
+    "survey",
+    "release",
+    "source_id",
+    "object_id",
+    "source",
+    "source_part",
+    "fingerprint",
+)
+
+
+Identity = tuple[str, str, str]  # survey, release, source_id
 
 
 @dataclass(slots=True)
@@ -46,23 +58,21 @@ class _Old:
     row: dict[str, Any]
 
 
-def find_changes(
-    read: pa.Table | None, *, survey: str, base: Version | None, next_key: int
-) -> Changes:
+def find_changes(read: pa.Table | None, *, base: Version | None, next_key: int) -> Changes:
     """Sort out what was read (columns of objects.as_rows) against the version before."""
     changes = Changes(None, np.empty(0, np.int64), {}, next_key)
     if read is None:
         return changes
     read = read.take(pc.sort_indices(read["file"]))  # stable: the order within a file stays
     rows = read.select(["file", *_KNOWN]).to_pylist()
-    old = _old_rows(rows, survey=survey, base=base)
-    names = _Names(rows, survey=survey, base=base)
-    read_from = {(row["release"], row["source_id"], row["source"]) for row in rows}
+    old = _old_rows(rows, base=base)
+    names = _Names(rows, base=base)
+    read_from = {(*_identity(row), row["source"]) for row in rows}
     read_again = {row["source"] for row in rows}
-    first: dict[tuple[str, str], str] = {}
+    first: dict[Identity, str] = {}
     accepted, keys, replaced = [], [], []
     for i, row in enumerate(rows):
-        identity = (row["release"], row["source_id"])
+        identity = _identity(row)
         if identity in first:
             _leave_out(changes, row, first[identity])
             continue
@@ -102,23 +112,28 @@ def _leave_out(changes: Changes, row: dict[str, Any], there: str) -> None:
     changes.skipped.append((row["file"], Skipped(row["source"], reason)))
 
 
-def _old_rows(
-    rows: Sequence[dict[str, Any]], *, survey: str, base: Version | None
-) -> dict[tuple[str, str], _Old]:
-    """Rows of the version that have the identity of one of these, by (release, source_id)."""
+def _identity(row: dict[str, Any]) -> Identity:
+    return row["survey"], row["release"], row["source_id"]
+
+
+def _old_rows(rows: Sequence[dict[str, Any]], *, base: Version | None) -> dict[Identity, _Old]:
+    """Rows of the version that have the identity of one of these."""
     if base is None:
         return {}
     known = base.all_rows
     mine = pc.and_(
-        pc.and_(pc.equal(known["survey"], survey), pc.not_equal(known["source"], "")),
+        pc.and_(
+            pc.is_in(known["survey"], pa.array([row["survey"] for row in rows])),
+            pc.not_equal(known["source"], ""),
+        ),
         pc.is_in(known["source_id"], pa.array([row["source_id"] for row in rows])),
     )
     lines = np.flatnonzero(mine.to_numpy(zero_copy_only=False))
-    old: dict[tuple[str, str], _Old] = {}
+    old: dict[Identity, _Old] = {}
     for line, row in zip(
         lines, known.select(["object_key", *_KNOWN]).take(pa.array(lines)).to_pylist(), strict=True
     ):
-        found = old.setdefault((row["release"], row["source_id"]), _Old([], row["object_key"], row))
+        found = old.setdefault(_identity(row), _Old([], row["object_key"], row))
         found.lines.append(int(line))
     return old
 
@@ -126,18 +141,15 @@ def _old_rows(
 class _Names:
     """Object ids of rows, and the keys of those that the version has."""
 
-    def __init__(
-        self, rows: Sequence[dict[str, Any]], *, survey: str, base: Version | None
-    ) -> None:
-        self.survey = survey
+    def __init__(self, rows: Sequence[dict[str, Any]], *, base: Version | None) -> None:
         self.keys: dict[str, int] = {}  # object_id -> object_key
-        self.taken: set[str] = set()  # ids that another survey uses for its own rows
-        self.own: dict[str, str] = {}  # source_id -> object_id that this survey's rows have already
+        self.taken: dict[str, str] = {}  # id -> the survey that uses it for its own rows
+        self.own: dict[tuple[str, str], str] = {}  # (survey, source_id) -> object_id it has already
         if base is None:
             return
         source_ids = list(dict.fromkeys(row["source_id"] for row in rows))
         candidates = [row["object_id"] for row in rows]
-        candidates += [f"{survey}:{source_id}" for source_id in source_ids]
+        candidates += [f"{row['survey']}:{row['source_id']}" for row in rows]
         self.keys = base.known_keys(list(dict.fromkeys(candidates)))
         known = base.all_rows
         natural = pc.and_(
@@ -150,19 +162,20 @@ class _Names:
         columns = known.filter(natural).select(["object_key", "survey", "source_id"])
         ids = base.objects(columns["object_key"].to_numpy())["object_id"].to_pylist()
         for line, object_id in zip(columns.to_pylist(), ids, strict=True):
-            if line["survey"] == survey:
-                self.own.setdefault(line["source_id"], object_id)
-            elif object_id == line["source_id"]:
-                self.taken.add(object_id)
+            self.own.setdefault((line["survey"], line["source_id"]), object_id)
+            if object_id == line["source_id"]:
+                self.taken.setdefault(object_id, line["survey"])
 
     def of(self, row: dict[str, Any]) -> str:
         """The object id of a row, as objects.py tells the rule."""
         source_id = row["source_id"]
         if row["object_id"] != source_id:
             return str(row["object_id"])
-        if source_id in self.own:
-            return self.own[source_id]
-        return f"{self.survey}:{source_id}" if source_id in self.taken else source_id
+        survey = row["survey"]
+        if (survey, source_id) in self.own:
+            return self.own[survey, source_id]
+        taken_by = self.taken.setdefault(source_id, survey)
+        return source_id if taken_by == survey else f"{survey}:{source_id}"
 
 
 def by_view(rows: pa.Table | None) -> dict[str, pa.Table]:

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from index.errors import VersionCorrupt
+from training.progress import progress_bars
 
 if TYPE_CHECKING:
     from index.building import BuildReport
@@ -60,7 +49,7 @@ def build_command(
     """
     from index.building import build
 
-    with _bars() as show:
+    with progress_bars() as show:
         report = build(
             sky, sources, survey=survey, encoder=encoder, num_workers=workers, progress=show
         )
@@ -121,7 +110,7 @@ def verify_command(sky: SkyFolder) -> None:
     """
     from index.versions import verify
 
-    with _bars() as show:
+    with progress_bars() as show:
         report = verify(sky, progress=show)
     for problem in report.problems:
         typer.echo(f"{problem.file}: {problem.reason}", err=True)
@@ -141,30 +130,3 @@ def _as_json(report: BuildReport) -> dict[str, object]:
         "skipped": [{"file": each.file, "reason": each.reason} for each in report.skipped],
         "seconds": round(report.seconds, 3),
     }
-
-
-class _Show:
-    """Moves the bar of a stage; the bar appears when the stage does."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[str, TaskID] = {}
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=total)
-        self._progress.update(self._tasks[stage], completed=done, total=total)
-
-
-@contextmanager
-def _bars() -> Iterator[_Show]:
-    """Progress bars on stderr, so that stdout holds only results."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield _Show(progress)

@@ -23,12 +23,13 @@ from jaxtyping import Float16
 from numpy import ndarray
 
 from index import disk, workers
+from index.inputs import FileState
 from index.objects import as_rows
 from index.store import Store
 from training import encoder as encoders
+from training import surveys
 from training.encoder import Encoder
-from training.observations import Observation, Skipped
-from training.surveys import reader
+from training.observations import Observation, Skipped, fingerprint
 
 BATCH = 32  # observations that a worker holds at a time
 FILES_PER_TASK = 64
@@ -46,6 +47,7 @@ class InputFile:
     number: int
     path: str
     known_sha256: str | None = None  # content that is in the sky already: not read when unchanged
+    companions: tuple[str, ...] = ()  # other files that are read with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class ReadFile:
     num_rows: int
     skipped: tuple[Skipped, ...]
     unchanged: bool = False
+    companions: tuple[FileState, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +224,9 @@ def _read_files(
     piece = Piece()
     for file in task:
         try:
-            status = os.stat(file.path)  # before reading: a change while reading shows next time
-            _check_file(file.path, status)
-            sha256 = disk.sha256_of(Path(file.path))
+            # before reading: a change while reading shows next time
+            state, *others = (file_state(path) for path in (file.path, *file.companions))
+            sha256 = _content_of(file)
         except (OSError, ValueError) as error:
             text = error.strerror if isinstance(error, OSError) else str(error)
             reason = Skipped(_printable(file.path), f"cannot be read: {text}")
@@ -239,28 +242,39 @@ def _read_files(
                 num_rows += 1
                 waiting.append((file.number, item))
                 if len(waiting) >= BATCH:
-                    _embed(piece, waiting, encoder, store)
+                    _embed(piece, waiting, encoder, store, reader=survey)
                     yield piece
                     piece, waiting = Piece(), []
         piece.files.append(
             ReadFile(
-                file.number, file.path, status.st_size, status.st_mtime_ns, sha256, num_rows,
-                tuple(skipped), same,
+                file.number, file.path, state.num_bytes, state.modified_ns, sha256, num_rows,
+                tuple(skipped), same, tuple(others),
             )
         )  # fmt: skip
-    _embed(piece, waiting, encoder, store)
+    _embed(piece, waiting, encoder, store, reader=survey)
     yield piece
 
 
-def _check_file(path: str, status: os.stat_result) -> None:
-    """Raise ValueError for what would stop the build, not only its own reading.
+def _content_of(file: InputFile) -> str:
+    """sha256 of a file; of the list of sha256 where others are read with it."""
+    digests = [disk.sha256_of(Path(path)) for path in (file.path, *file.companions)]
+    return digests[0] if len(digests) == 1 else fingerprint(*digests)
 
-    Opening a pipe waits for ever; a name that is not UTF-8 fits no table and no JSON.
+
+def file_state(path: str) -> FileState:
+    """Size and time of a file.
+
+    Raises:
+        ValueError: what would stop the build, not only its own reading. Opening a pipe waits for
+            ever; a name that is not UTF-8 fits no table and no JSON.
+        OSError: it is not there.
     """
+    status = os.stat(path)
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise ValueError("expected a regular file, got a pipe, socket or device")
     if _printable(path) != path:
         raise ValueError("its name is not UTF-8: rename it")
+    return FileState(path, status.st_size, status.st_mtime_ns)
 
 
 def _printable(path: str) -> str:
@@ -270,7 +284,7 @@ def _printable(path: str) -> str:
 def _read(survey: str, file: Path) -> Iterator[Observation | Skipped]:
     """Every observation of a file, one by one. Whatever its content does, it is not fatal."""
     try:
-        for batch in reader(survey).read(file, batch_size=BATCH):
+        for batch in surveys.reader(survey).read(file, batch_size=BATCH):
             yield from batch.observations
             yield from batch.skipped
     except Exception as error:  # a fault of the reader costs its file, not a night of embedding
@@ -278,7 +292,12 @@ def _read(survey: str, file: Path) -> Iterator[Observation | Skipped]:
 
 
 def _embed(
-    piece: Piece, waiting: list[tuple[int, Observation]], encoder: Encoder, store: Store
+    piece: Piece,
+    waiting: list[tuple[int, Observation]],
+    encoder: Encoder,
+    store: Store,
+    *,
+    reader: str,
 ) -> None:
     """Embed what the store lacks and add rows and vectors to the piece."""
     seen: list[tuple[int, Observation, tuple[str, ...]]] = []
@@ -298,7 +317,7 @@ def _embed(
             _refuse(piece, number, observation, refused[observation.fingerprint])
     piece.num_embedded += len(fresh) - len(refused)
     if kept:
-        piece.rows = as_rows(kept)
+        piece.rows = as_rows(kept, reader=reader)
 
 
 def _refuse(piece: Piece, number: int, observation: Observation, reason: str) -> None:

@@ -1,14 +1,15 @@
 """The input manifest: what a version was made from, so that unchanged files are not read again.
 
 A file is unchanged when its size and time of modification are those written down; else its content
-is hashed, and the same content is not read either. A file that gave the version no row is not
-written down: it is tried again by every build.
+is hashed, and the same content is not read either. The same holds for its companions, the other
+files that its reader opens with it (redshifts beside spectra, one band beside another). A file
+that gave the version no row is not written down: it is tried again by every build.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,9 +28,29 @@ _SCHEMA = pa.schema(
         "modified_ns": pa.int64(),
         "sha256": pa.string(),
         "num_rows": pa.int64(),
+        "companions": pa.list_(
+            pa.struct({"path": pa.string(), "num_bytes": pa.int64(), "modified_ns": pa.int64()})
+        ),
         "skipped": pa.list_(pa.struct({"file": pa.string(), "reason": pa.string()})),
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """A file by what shows without reading it that it has changed."""
+
+    path: str
+    num_bytes: int
+    modified_ns: int
+
+    def holds(self) -> bool:
+        """Whether the file still is as written down."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return False
+        return (status.st_size, status.st_mtime_ns) == (self.num_bytes, self.modified_ns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,20 +58,20 @@ class Input:
     """One file as it was read."""
 
     path: str
-    survey: str
+    survey: str  # whose reader read it
     num_bytes: int
     modified_ns: int
     sha256: str
     num_rows: int  # objects it gave
     skipped: tuple[Skipped, ...]  # what in it was left out
+    companions: tuple[FileState, ...] = ()
 
-    def unchanged(self) -> bool:
-        """Whether the file still has the size and the time of modification written down."""
-        try:
-            status = os.stat(self.path)
-        except OSError:
+    def unchanged(self, companions: Sequence[str] = ()) -> bool:
+        """Whether the file and its companions, those that there are now, are as written down."""
+        if tuple(companions) != tuple(each.path for each in self.companions):
             return False
-        return (status.st_size, status.st_mtime_ns) == (self.num_bytes, self.modified_ns)
+        states = (FileState(self.path, self.num_bytes, self.modified_ns), *self.companions)
+        return all(state.holds() for state in states)
 
 
 def write_inputs(path: Path, inputs: Iterable[Input]) -> None:
@@ -66,5 +87,6 @@ def read_inputs(path: Path) -> dict[tuple[str, str], Input]:
         raise VersionCorrupt(f"{path} is damaged: {error}") from error
     for line in lines:
         line["skipped"] = tuple(Skipped(**each) for each in line["skipped"])
+        line["companions"] = tuple(FileState(**each) for each in line["companions"])
     inputs = [Input(**line) for line in lines]
     return {(each.survey, each.path): each for each in inputs}

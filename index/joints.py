@@ -29,7 +29,7 @@ from training.observations import Observation, Skipped, fingerprint
 from training.surveys import reader
 
 _OBSERVATION = ("survey", "release", "source_id")
-_COLUMNS = ("object_key", "view", *_OBSERVATION, "source", "source_part", "fingerprint")
+_COLUMNS = ("object_key", "view", *_OBSERVATION, "reader", "source", "source_part", "fingerprint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class JointTask:
 
     object_id: str
     fingerprint: str  # of the parts together
-    parts: tuple[tuple[str, str, str, str], ...]  # survey, source, source_part, fingerprint
+    parts: tuple[tuple[str, str, str, str], ...]  # reader, source, source_part, fingerprint
 
 
 @dataclass(slots=True)
@@ -63,6 +63,7 @@ class Joint:
         empty: dict[str, Any] = dict.fromkeys(ROW_FIELDS)
         return empty | {
             "object_key": self.object_key,
+            "reader": "",
             "survey": "+".join(self.surveys),
             "release": "",
             "source_id": self.task.object_id,
@@ -125,7 +126,7 @@ def _joint(key: int, lines: list[dict[str, Any]], object_ids: dict[int, str]) ->
         object_ids[key],
         fingerprint("joint", *(line["fingerprint"] for line in parts.values())),
         tuple(
-            (line["survey"], line["source"], line["source_part"], line["fingerprint"])
+            (line["reader"], line["source"], line["source_part"], line["fingerprint"])
             for line in parts.values()
         ),
     )
@@ -188,10 +189,10 @@ def _left_out(joint: JointTask, reason: str) -> Skipped:
 
 def _merged(joint: JointTask) -> Observation:
     parts = []
-    for survey, source, source_part, content in joint.parts:
-        part = reader(survey).read_one(Path(source), source_part)
+    for name, source, source_part, content in joint.parts:
+        part = reader(name).read_one(Path(source), source_part)
         if part.fingerprint != content:
-            raise ValueError(f"{source} has changed since it was indexed: build {survey} again")
+            raise ValueError(f"{source} has changed since it was indexed: build {name} again")
         # one id for all: to the later of two image surveys the object has a prefixed one
         parts.append(replace(part, object_id=joint.object_id))
     return encoders.merge(parts)

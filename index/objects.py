@@ -34,6 +34,7 @@ CATALOGUE: dict[str, pa.DataType] = {
     "radius_arcsec": pa.float64(),
 }
 ROW_FIELDS: dict[str, pa.DataType] = {
+    "reader": pa.string(),  # whose reader finds it again (training.surveys)
     "survey": pa.string(),
     "release": pa.string(),
     "source_id": pa.string(),
@@ -57,8 +58,12 @@ OBJECT_FIELDS: dict[str, pa.DataType] = {
 _RESERVED = {*ROW_FIELDS, *OBJECT_FIELDS, "file", "view"} - {"ra_deg", "dec_deg"}
 
 
-def as_rows(seen: Sequence[tuple[int, Observation, tuple[str, ...]]]) -> pa.Table:
+def as_rows(seen: Sequence[tuple[int, Observation, tuple[str, ...]]], *, reader: str) -> pa.Table:
     """Rows of observations: the number of the file, ROW_FIELDS, views, and catalogue columns.
+
+    Args:
+        seen: Number of the file, observation, views that the encoder makes of it.
+        reader: Name of the reader that gave them.
 
     Raises:
         ValueError: a catalogue column has the name of a column of ours, or values of two types.
@@ -69,6 +74,9 @@ def as_rows(seen: Sequence[tuple[int, Observation, tuple[str, ...]]]) -> pa.Tabl
         "views": pa.array([list(views) for _, _, views in seen], pa.list_(pa.string())),
     }
     for name, kind in ROW_FIELDS.items():
+        if name == "reader":
+            columns[name] = pa.array([reader] * len(seen), kind)
+            continue
         values = [getattr(observation, name) for observation in observations]
         columns[name] = pa.array([list(v) if name == "notes" else v for v in values], kind)
     names = dict.fromkeys(name for observation in observations for name in observation.catalogue)

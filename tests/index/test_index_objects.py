@@ -49,7 +49,7 @@ def ids(*keys: int) -> pa.Table:
 
 def test_a_value_that_is_not_finite_is_null() -> None:
     catalogue: dict[str, CatalogueValue] = {"mag_r": math.nan, "mag_g": math.inf, "redshift": 0.5}
-    rows = as_rows([(0, observation(catalogue), ("image",))])
+    rows = as_rows([(0, observation(catalogue), ("image",))], reader="legacysurvey")
 
     line = rows.to_pylist()[0]
     assert (line["mag_r"], line["mag_g"], line["redshift"]) == (None, None, 0.5)
@@ -58,7 +58,9 @@ def test_a_value_that_is_not_finite_is_null() -> None:
 
 def test_catalogue_columns_keep_their_type_whatever_a_reader_gives() -> None:
     lines: list[dict[str, CatalogueValue]] = [{"mag_r": 17, "num": 2**60 + 1}, {"good": True}]
-    rows = as_rows([(i, observation(line), ("image",)) for i, line in enumerate(lines)])
+    rows = as_rows(
+        [(i, observation(line), ("image",)) for i, line in enumerate(lines)], reader="legacysurvey"
+    )
 
     assert rows.schema.field("mag_r").type == pa.float64()
     assert rows["num"].to_pylist() == [2**60 + 1, None]
@@ -68,13 +70,16 @@ def test_catalogue_columns_keep_their_type_whatever_a_reader_gives() -> None:
 @pytest.mark.parametrize("name", ["object_id", "survey", "views", "_healpix_29", "fingerprint"])
 def test_a_catalogue_column_may_not_take_our_names(name: str) -> None:
     with pytest.raises(ValueError, match=name):
-        as_rows([(0, observation({name: "x"}), ("image",))])
+        as_rows([(0, observation({name: "x"}), ("image",))], reader="legacysurvey")
 
 
 def test_a_column_of_texts_and_numbers_is_named() -> None:
     lines: list[dict[str, CatalogueValue]] = [{"quality": 1}, {"quality": "good"}]
     with pytest.raises(ValueError, match="quality"):
-        as_rows([(i, observation(line), ("image",)) for i, line in enumerate(lines)])
+        as_rows(
+            [(i, observation(line), ("image",)) for i, line in enumerate(lines)],
+            reader="legacysurvey",
+        )
 
 
 def test_calibrated_values_come_first_then_by_survey() -> None:

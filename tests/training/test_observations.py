@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray
 
-from training.observations import Image, Observation, Spectrum, check_position, fingerprint
+from training.observations import (
+    NUM_XP_COEFFICIENTS,
+    Ellipses,
+    Field,
+    Image,
+    Observation,
+    Spectrum,
+    XpCoefficients,
+    check_position,
+    fingerprint,
+)
 
 
 def image(
@@ -42,6 +52,25 @@ def spectrum(wavelength: list[float], *, flux: float = 1.0, ivar: float = 1.0) -
     )
 
 
+def field(value: float = 0.5) -> Field:
+    return Field(np.full((4, 4), value, np.float32))
+
+
+def ellipses(x: list[float]) -> Ellipses:
+    ones = np.ones(len(x), np.float32)
+    return Ellipses(
+        x=np.array(x, np.float32),
+        y=48 * ones,
+        shape_e1=0 * ones,
+        shape_e2=0 * ones,
+        shape_r_arcsec=ones,
+    )
+
+
+def coefficients(value: float = 1.0) -> ndarray:
+    return np.full(NUM_XP_COEFFICIENTS, value, np.float32)
+
+
 def observation(**changes: object) -> Observation:
     values: dict[str, object] = {
         "survey": "composite", "release": "", "source_id": "a", "object_id": "a",
@@ -67,7 +96,16 @@ def observation(**changes: object) -> Observation:
         (lambda: spectrum([-1.0, 4000.0]), "positive"),
         (lambda: spectrum([4000.0, 4001.0], flux=float("nan")), "NaN"),
         (lambda: spectrum([4000.0, 4001.0], ivar=-2.0), "ivar must be 0 or more"),
-        (lambda: observation(image=None), "needs an image or a spectrum"),
+        (lambda: observation(image=None), "needs an image, a spectrum, XP coefficients or scalars"),
+        (lambda: observation(image=None, object_mask=field()), "need the image"),
+        (lambda: field(1.5), "from 0 to 1"),
+        (lambda: field(float("nan")), "without NaN"),
+        (lambda: ellipses([60.0, 48.0]), "ordered by distance"),
+        (lambda: ellipses([48.0, float("inf")]), "infinity"),
+        (lambda: XpCoefficients(), "got neither"),
+        (lambda: XpCoefficients(bp=coefficients(float("nan"))), "BP coefficients hold NaN"),
+        (lambda: XpCoefficients(rp=coefficients(), rp_error=coefficients(0.0)), "RP errors"),
+        (lambda: XpCoefficients(rp=coefficients(), bp_error=coefficients()), "BP errors"),
         (lambda: observation(ra_deg=1.0), "together"),
         (lambda: observation(ra_deg=360.0, dec_deg=0.0), r"ra_deg in \[0, 360\)"),
         (lambda: observation(ra_deg=0.0, dec_deg=-90.1), "dec_deg"),
@@ -92,6 +130,11 @@ def test_an_observation_needs_no_position_and_no_spectrum() -> None:
     assert seen.ra_deg is None
     assert seen.spectrum is None
     assert dict(seen.catalogue) == {}
+
+
+def test_scalars_alone_or_one_xp_arm_are_an_observation() -> None:
+    assert observation(image=None, scalars={"tok_parallax": 2.0}).scalars == {"tok_parallax": 2.0}
+    assert observation(image=None, xp=XpCoefficients(rp=coefficients())).xp is not None
 
 
 @given(ra=st.floats(0, 359.999), dec=st.floats(-90, 90))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -20,7 +20,10 @@ SURVEYS: dict[str, str] = {
 
 @runtime_checkable
 class Reader(Protocol):
-    """What every survey module offers."""
+    """What every survey module offers.
+
+    A reader that opens other files with the one it is given also offers `companions`; see below.
+    """
 
     def list_files(self, source: Path) -> list[Path]:
         """The survey's files under a folder, sorted, or the file itself.
@@ -55,3 +58,12 @@ def reader(survey: str) -> Reader:
     if not isinstance(module, Reader):
         raise TypeError(f"{SURVEYS[survey]} lacks list_files, read or read_one")
     return module
+
+
+def companions(survey: str, file: Path) -> tuple[Path, ...]:
+    """Files beside this one that its reader opens too, sorted: redshifts, the other bands.
+
+    When one of them changes, comes or goes, the file is to be read again.
+    """
+    find: Callable[[Path], tuple[Path, ...]] | None = getattr(reader(survey), "companions", None)
+    return () if find is None else find(file)

@@ -46,7 +46,8 @@ def demo_command(
     """
     if as_json and not check:
         raise ValueError("--json goes with --check: the page has no JSON")
-    from app.demo import measure, prepare, progress_bars
+    from app.demo import measure, prepare
+    from training.progress import progress_bars
 
     with progress_bars() as progress:
         demo = prepare(folder, num_objects=objects, encoder_name=encoder, progress=progress)

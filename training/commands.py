@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from training.progress import progress_bars
 from training.recipe import Recipe, read_recipe
 
 commands = typer.Typer(no_args_is_help=True, help="Train tokenizers, an encoder or a search head.")
@@ -73,34 +72,5 @@ def _run(
     kept = out / "recipe.toml"
     if config.resolve() != kept.resolve():
         shutil.copyfile(config, kept)
-    with _Bars() as bars:
-        return stage(recipe, out, bars.show, num_workers=workers)
-
-
-class _Bars:
-    """A progress bar for each thing that is done, on the error stream."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-        )
-        self._task: TaskID | None = None
-        self._what = ""
-
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, what: str, share: float) -> None:
-        """Move the bar of `what`; what comes after a comma may change from call to call."""
-        name = what.partition(",")[0]
-        if self._task is None or name != self._what:
-            self._what, self._task = name, self._progress.add_task(what, total=1.0)
-        self._progress.update(self._task, description=what, completed=min(share, 1.0))
+    with progress_bars() as show:
+        return stage(recipe, out, lambda what, share: show(what, share, 1), num_workers=workers)

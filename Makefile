@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 	touch $@
 
 .venv/.dev: .venv/.demo
-	$(INSTALL) --editable ".[app,train,dev]"
+	$(INSTALL) --editable ".[app,train,surveys,dev]"
 	touch $@
 
 demo: .venv/.demo  ## simulated sky -> encoder -> index -> web page

@@ -11,7 +11,7 @@ from __future__ import annotations
 import atexit
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import cache
 from typing import Any
 
@@ -35,6 +35,7 @@ _CALLS = (
     "abs", "ceil", "contains", "ends_with", "exp", "floor", "ln", "log10", "lower", "pow", "power",
     "round", "sqrt", "starts_with", "upper",
 )  # fmt: skip
+_TESTS = ("contains", "ends_with", "starts_with", "~~", "!~~", "~~*", "!~~*")  # true or false
 _NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _NO_LOCATION = re.compile(r'"query_location(_length)?": \d+')
 
@@ -58,7 +59,31 @@ def condition(predicate: str, columns: Mapping[str, str]) -> str:
     if _NO_LOCATION.sub("", json.dumps(statement)) != _frame():
         raise ValueError(f"expected one condition and nothing behind it, got {predicate!r}")
     known = {name.lower(): name for name in columns}
-    return _Writer(known).write(where)
+    written = _Writer(known).write(where)
+    truths = {name.lower() for name, kind in columns.items() if kind.lower().startswith("bool")}
+    _check_truth(where, truths, predicate)
+    return written
+
+
+def _check_truth(node: dict[str, Any], truths: Set[str], predicate: str) -> None:
+    """Raise ValueError where a number or a text stands for true or false, as in `mag_r`."""
+    kind, what = node["class"], node["type"]
+    if kind == "CONJUNCTION" or what == "OPERATOR_NOT":
+        for child in node["children"]:
+            _check_truth(child, truths, predicate)
+        return
+    is_condition = kind in ("COMPARISON", "BETWEEN", "OPERATOR", "CAST")
+    if kind == "COLUMN_REF":
+        is_condition = ".".join(node["column_names"]).lower() in truths
+    if kind == "CONSTANT":
+        is_condition = node["literal"]["kind"] in ("BOOLEAN", "NULL_LITERAL")
+    if kind == "FUNCTION":
+        is_condition = node["function_name"].lower() in _TESTS
+    if not is_condition:
+        raise ValueError(
+            f"expected a condition that is true or false, such as 'redshift > 0.2', "
+            f"got a value in {predicate!r}"
+        )
 
 
 @cache
@@ -86,6 +111,8 @@ def _parse(predicate: str) -> dict[str, Any]:
             "SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT 1 FROM objects WHERE\n{predicate}"]
         ).fetchone()
     parsed = json.loads(text)
+    if parsed["error"] and parsed["error_type"] == "not implemented":  # another statement
+        raise ValueError(f"expected one condition and nothing behind it, got {predicate!r}")
     if parsed["error"]:
         raise ValueError(f"cannot read the predicate {predicate!r}: {parsed['error_message']}")
     if len(parsed["statements"]) != 1:

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "versions": ("index.commands", "List the versions of a sky."),
     "rollback": ("index.commands", "Publish an earlier version of a sky again."),
     "verify": ("index.commands", "Check every file of the published version."),
+    "fetch": ("training.archives.commands", "Fetch images or spectra from a public archive."),
     "train": ("training.commands", "Train tokenizers, an encoder or a search head from a TOML."),
 }
 
@@ -30,7 +31,12 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "altair": ("app", "the page"),
     "galsim": ("train", "simulated images"),
     "lenstronomy": ("train", "simulated lenses"),
-    "h5py": ("train", "simulated surveys"),
+    "h5py": ("surveys", "simulated surveys and Multimodal Universe files"),
+    "astroquery": ("surveys", "the archives of SDSS and Gaia"),
+    "gaiaxpy": ("surveys", "calibrated Gaia XP spectra"),
+    "httpx": ("surveys", "downloads"),
+    "lsdb": ("surveys", "cross-matching HATS catalogues"),
+    "sparcl": ("surveys", "DESI spectra from SPARCL"),
 }
 
 TRACEBACK = "SKYKIN_TRACEBACK"  # environment variable: set, errors are shown with their traceback
@@ -62,6 +68,10 @@ class Floors(TyperGroup):
         """Call the command; a known error becomes one line on stderr and an exit code."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            # a build, a download and pretraining go on where they stopped
+            typer.echo("skykin: stopped; what was finished is kept", err=True)
+            raise typer.Exit(code=130) from stopped
         except (ModuleNotFoundError, OSError, ValueError) as error:
             _fail(error, message=explain(error), code=2)
         except Exception as error:

@@ -8,12 +8,13 @@ from index.errors import RecallTooLow, UnknownObject
 
 commands = typer.Typer()
 
-ERRORS: dict[str, Exception] = {
+ERRORS: dict[str, BaseException] = {
     "gate": RecallTooLow("recall 0.91 is below 0.95"),
     "known": UnknownObject("no object 'x'\nin this sky"),
     "value": ValueError("expected a, got b"),
     "file": FileNotFoundError(2, "No such file or directory", "labels.csv"),
     "extra": ModuleNotFoundError("No module named 'galsim'", name="galsim"),
+    "stopped": KeyboardInterrupt(),
     "ours": KeyError("a mistake of ours"),
     "ours_too": ModuleNotFoundError("No module named 'nothing'", name="nothing"),
 }

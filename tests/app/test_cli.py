@@ -84,6 +84,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> None:
         ("gate", 3, "skykin: recall 0.91 is below 0.95"),
         ("known", 2, "skykin: no object 'x' in this sky"),
         ("value", 2, "skykin: expected a, got b"),
+        ("stopped", 130, "skykin: stopped; what was finished is kept"),
         ("file", 2, "skykin: [Errno 2] No such file or directory: 'labels.csv'"),
         (
             "extra",

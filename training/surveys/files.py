@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,7 +95,7 @@ class OpenFits:
     """A FITS file in memory."""
 
     hdus: fits.HDUList
-    content: bytes
+    content: bytes  # without gzip
 
 
 @contextmanager
@@ -105,6 +107,11 @@ def open_fits(file: Path) -> Iterator[OpenFits]:
         ValueError: its headers are damaged, found while it is used.
     """
     content = file.read_bytes()
+    if content.startswith(b"\x1f\x8b"):  # astropy unpacks gzip from files, not from memory
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, zlib.error) as error:
+            raise ValueError(f"truncated or damaged gzip file: {error}") from error
     if not content.startswith(FITS_STARTS):
         raise OSError("not a FITS file: it does not begin with SIMPLE")
     with warnings.catch_warnings():

@@ -1,7 +1,11 @@
-"""FITS cutouts of the Legacy Survey viewer: calibrated g, r, i, z images with a WCS.
+"""Legacy Survey files: cutouts of the viewer, and Tractor or sweep tables with brick coadds.
 
-One image HDU (band, y, x), the bands in BANDS or BAND0.., survey and release in SURVEY and
-VERSION; an HDU with IMAGETYP "invvar" of the same shape is taken as inverse variance. A pixel
+A folder may hold both kinds; what a file is, its name or its header says. Tables are read by
+`tractor`, which finds the coadds of their bricks; a coadd alone yields nothing, since nothing says
+what in it is an object.
+
+A cutout has one image HDU (band, y, x), the bands in BANDS or BAND0.., survey and release in SURVEY
+and VERSION; an HDU with IMAGETYP "invvar" of the same shape is taken as inverse variance. A pixel
 without data is exactly 0 or NaN.
 
 Pixel values are nanomaggies per NATIVE pixel of 0.262 arcsec, whatever pixel scale was asked for:
@@ -14,8 +18,12 @@ A galaxy larger than that is brighter than said here, a neighbour within it is i
 
 from __future__ import annotations
 
+import gzip
+import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from astropy.io import fits
@@ -25,12 +33,14 @@ from numpy import ndarray
 
 from training.observations import (
     PIXEL_SCALE_ARCSEC,
-    CatalogueValue,
     Image,
     Observation,
     ObservationBatch,
     fingerprint,
 )
+from training.surveys import bricks, tractor
+from training.surveys.bintable import column_names
+from training.surveys.bricks import BANDS
 from training.surveys.cutout import cut_out, upright
 from training.surveys.files import (
     FITS_SUFFIXES,
@@ -41,26 +51,55 @@ from training.surveys.files import (
     read_single_again,
     stem,
 )
+from training.surveys.nanomaggies import check_flux_header, check_ivar_unit, photometry
+from training.surveys.tractor_table import headers, looks_like_one
 
-BANDS = {"g": "DES-G", "r": "DES-R", "i": "DES-I", "z": "DES-Z"}
 APERTURE_RADIUS_ARCSEC = 5.0
 RECIPE = "legacysurvey 1"  # part of the fingerprint: raise it when the same file gives other pixels
+_TABLE_NAME = re.compile(  # light curves (-lc), photometric redshifts (-pz), extras (-ex) are none
+    r"(tractor-\d{4}[pm]\d{3}|sweep-\d{3}[pm]\d{3}-\d{3}[pm]\d{3})\.fits(\.gz)?", re.IGNORECASE
+)
+_FEW_BYTES, _MANY_BYTES = 4 * 2880, 1 << 18  # of a file, to see what it is
 _LETTER = {name: letter for letter, name in BANDS.items()}
 
 
 def list_files(source: Path) -> list[Path]:
-    """FITS files under a folder, sorted; a file is itself. See `Reader`."""
-    return list_by_suffix(source, FITS_SUFFIXES)
+    """Cutouts and tables of sources under a folder, sorted; a file is itself. See `Reader`."""
+    files = list_by_suffix(source, FITS_SUFFIXES)
+    if not source.is_dir():
+        return files
+    found = [file for file in files if _kind(file) in ("cutout", "table")]
+    if not found:
+        raise ValueError(
+            f"{source.absolute()}: no cutout and no Tractor or sweep table among {len(files)} FITS "
+            "files (a coadd is read with the table of its brick)"
+        )
+    return found
 
 
 def read(file: Path, *, batch_size: int = 64) -> Iterator[ObservationBatch]:
-    """The cutout of one file. See `Reader`."""
-    yield read_single(file.absolute(), _observe)
+    """The cutout, or the sources, of one file. See `Reader`."""
+    file = file.absolute()
+    kind = _kind(file)
+    if kind in ("table", "other"):  # of another table it says what is amiss
+        yield from tractor.read(file, batch_size=batch_size)
+    else:
+        yield read_single(file, _refuse_coadd if kind == "coadd" else _observe)
 
 
 def read_one(source: Path, source_part: str) -> Observation:
-    """The cutout of one file again. See `Reader`."""
-    return read_single_again(source.absolute(), source_part, _observe)
+    """The cutout of one file, or the source of one id in a table, again. See `Reader`."""
+    source = source.absolute()
+    kind = _kind(source)
+    if kind in ("table", "other"):
+        return tractor.read_one(source, source_part)
+    return read_single_again(source, source_part, _refuse_coadd if kind == "coadd" else _observe)
+
+
+def companions(file: Path) -> tuple[Path, ...]:
+    """The coadds that are read with a table; none of a cutout."""
+    file = file.absolute()
+    return tractor.companions(file) if _kind(file) == "table" else ()
 
 
 def aperture_flux_nmgy(image: Image) -> dict[str, float]:
@@ -82,21 +121,48 @@ def aperture_flux_nmgy(image: Image) -> dict[str, float]:
     }
 
 
-def photometry(flux_nmgy: dict[str, float]) -> dict[str, CatalogueValue]:
-    """Columns of the object table: flux_g_nmgy.. and, where the flux is positive, mag_g.. (AB)."""
-    columns: dict[str, CatalogueValue] = {}
-    for letter, flux in flux_nmgy.items():
-        columns[f"flux_{letter}_nmgy"] = flux
-        if flux > 0:
-            columns[f"mag_{letter}"] = float(22.5 - 2.5 * np.log10(flux))
-    return columns
+def _kind(file: Path) -> Literal["cutout", "table", "coadd", "other"]:
+    """What a file is, by its name or else its first headers; "cutout" also where it is broken."""
+    if bricks.COADD_NAME.fullmatch(file.name):
+        return "coadd"
+    if _TABLE_NAME.fullmatch(file.name):
+        return "table"
+    try:
+        for num_bytes in (_FEW_BYTES, _MANY_BYTES):  # a cutout shows what it is at once
+            for header, _ in headers(_beginning(file, num_bytes)):
+                if header.get("XTENSION") == "BINTABLE" and header.get("ZIMAGE") != "T":
+                    return "table" if looks_like_one(column_names(header)) else "other"
+                if header.get("NAXIS") != "0":
+                    of_a_brick = "BRICKNAM" in header or "BRICK" in header
+                    return "coadd" if "IMTYPE" in header and of_a_brick else "cutout"
+    except (OSError, ValueError, EOFError, zlib.error):
+        pass  # reading it says why
+    return "cutout"
+
+
+def _beginning(file: Path, num_bytes: int) -> bytes:
+    with file.open("rb") as opened:
+        content = opened.read(num_bytes)
+        if not content.startswith(b"\x1f\x8b"):
+            return content
+        opened.seek(0)
+        with gzip.open(opened) as unpacked:
+            return unpacked.read(num_bytes)
+
+
+def _refuse_coadd(file: Path) -> Observation:
+    raise ValueError("a brick coadd: it is read with the Tractor or sweep table of its brick")
 
 
 def _observe(file: Path) -> Observation:
     with open_fits(file) as opened:
         number, planes = _planes(opened.hdus)
         header = opened.hdus[number].header
-        bands = _bands(header, num_planes=len(planes), where=f"HDU {number}")
+        bands = _bands(header, shape=planes.shape, where=f"HDU {number}")
+        try:
+            unit = check_flux_header(header)
+        except ValueError as error:
+            raise ValueError(f"HDU {number}: {error}") from error
         height, width = planes.shape[1:]
         try:
             ra_deg, dec_deg, degrees_per_pixel = _place(header, height=height, width=width)
@@ -130,7 +196,12 @@ def _observe(file: Path) -> Observation:
         image=cutout.image,
         scalars={f"tok_flux_{band}": flux for band, flux in flux_nmgy.items() if flux > 0},
         catalogue=photometry(flux_nmgy),
-        notes=(*_resampled(turned.scale_y_arcsec), *cutout.notes, "aperture photometry, 5 arcsec"),
+        notes=(
+            *(() if unit else ("BUNIT missing: taken as nanomaggies",)),
+            *_resampled(turned.scale_y_arcsec),
+            *cutout.notes,
+            "aperture photometry, 5 arcsec",
+        ),
     )
 
 
@@ -173,6 +244,7 @@ def _inverse_variance(
         ivar = pixels(hdu)
         if ivar is None:
             continue
+        check_ivar_unit(str(hdu.header.get("BUNIT", "")), where=f"HDU {number}: BUNIT")
         ivar = ivar if ivar.ndim == 3 else ivar[None]
         if ivar.shape != shape:
             raise ValueError(
@@ -187,12 +259,17 @@ def _is_ivar(hdu: fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU) -> bool:
     return any(name.strip().lower() in ("invvar", "ivar") for name in names)
 
 
-def _bands(header: fits.Header, *, num_planes: int, where: str) -> tuple[str, ...]:
+def _bands(header: fits.Header, *, shape: tuple[int, ...], where: str) -> tuple[str, ...]:
     letters = [str(header[key]).strip() for key in header if _is_band_key(key)]
     letters = letters or list(str(header.get("BANDS", "")).replace(",", "").replace(" ", ""))
-    if len(letters) != num_planes:
+    if len(letters) != shape[0]:
+        if letters and len(letters) == shape[2]:
+            raise ValueError(
+                f"{where}: swapped axes: expected (band, y, x) with {len(letters)} bands first, "
+                f"got {shape}"
+            )
         raise ValueError(
-            f"{where}: expected {num_planes} bands in BANDS or BAND0.., got {letters or 'none'}"
+            f"{where}: expected {shape[0]} bands in BANDS or BAND0.., got {letters or 'none'}"
         )
     for letter in letters:
         if letter not in BANDS:

@@ -222,3 +222,26 @@ def test_fluxes_near_the_limit_of_float32_are_refused_without_a_warning() -> Non
 def test_a_matrix_without_inverse_is_refused() -> None:
     with pytest.raises(ValueError, match="inverse"):
         upright(source(10, 0.262), np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.168, 0.1682, 0.3])
+def test_new_pixels_may_be_smaller_and_flux_is_kept(scale: float) -> None:
+    """0.168 arcsec is the pixel of HSC; planes are in nmgy per area of a new pixel."""
+    planes = source(200, scale) * (0.168 / PIXEL_SCALE_ARCSEC) ** 2
+
+    image = cut_out(
+        planes, bands=BANDS, scale_y_arcsec=scale, scale_x_arcsec=scale, pixel_scale_arcsec=0.168
+    ).image
+
+    assert image.pixel_scale_arcsec == 0.168
+    np.testing.assert_allclose(image.flux.sum(axis=(1, 2)), [1, 2, 3], rtol=0.01)
+    if scale == 0.168:
+        np.testing.assert_array_equal(image.flux, planes[:, 52:148, 52:148])
+
+
+def test_a_pixel_larger_than_a_smaller_cutout_is_refused() -> None:
+    with pytest.raises(ValueError, match="below the 16 arcsec that are cut out, got 17 x 17"):
+        cut_out(
+            source(9, 17.0), bands=BANDS, scale_y_arcsec=17.0, scale_x_arcsec=17.0,
+            pixel_scale_arcsec=0.168,
+        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Any image -> the 96 x 96 pixels of 0.262 arcsec that the encoder sees.
+"""Any image -> the 96 x 96 pixels, of 0.262 arcsec where not said otherwise, the encoder sees.
 
 All arithmetic is on surface brightness (flux per pixel of a FIXED area), averaged over each new
 pixel: that conserves the flux of a source whatever the old and the new pixel are. Rows run south
@@ -48,17 +48,19 @@ def cut_out(
     scale_x_arcsec: float,
     ivar: Float32[ndarray, "band y x"] | None = None,
     min_sigma_nmgy: Float64[ndarray, " band"] | None = None,
+    pixel_scale_arcsec: float = PIXEL_SCALE_ARCSEC,
 ) -> Cutout:
-    """Cut the central 25 arcsec out of an image.
+    """Cut the central 96 new pixels out of an image: 25 arcsec at 0.262 arcsec a pixel.
 
     Args:
-        planes: Nanomaggies per 0.262 arcsec pixel AREA, whatever the pixels are. NaN is bad.
+        planes: Nanomaggies per AREA of a new pixel, whatever the pixels are. NaN is bad.
         bands: Names from BANDS. A band without any good pixel is left out, with a note.
         scale_y_arcsec: Height of a pixel.
         scale_x_arcsec: Width of a pixel.
         ivar: Inverse variance of `planes`, 0 or less and NaN are bad; estimated from the noise
             of the sky where absent.
         min_sigma_nmgy: Lower limit of an estimated noise, one a band.
+        pixel_scale_arcsec: Height and width of a new pixel.
 
     Raises:
         ValueError: the pixel scale is not positive or one pixel is larger than the cutout, or no
@@ -68,15 +70,17 @@ def cut_out(
         raise ValueError(
             f"pixel scale must be positive, got {scale_y_arcsec} x {scale_x_arcsec} arcsec"
         )
-    if max(scale_y_arcsec, scale_x_arcsec) > IMAGE_SIZE * PIXEL_SCALE_ARCSEC:
+    extent_arcsec = IMAGE_SIZE * pixel_scale_arcsec
+    if max(scale_y_arcsec, scale_x_arcsec) > extent_arcsec:
         raise ValueError(
-            "pixel scale must be below the 25 arcsec that are cut out, got "
+            f"pixel scale must be below the {extent_arcsec:.0f} arcsec that are cut out, got "
             f"{scale_y_arcsec:g} x {scale_x_arcsec:g} arcsec"
         )
     height, width = planes.shape[1:]
-    rows, columns = _weights(height, scale_y_arcsec), _weights(width, scale_x_arcsec)
+    rows = _weights(height, scale_y_arcsec, pixel_scale_arcsec)
+    columns = _weights(width, scale_x_arcsec, pixel_scale_arcsec)
     padded = bool(rows.sum(1).min() * columns.sum(1).min() < MIN_COVERED)
-    # What lies beyond the 25 arcsec takes no part.
+    # What lies beyond takes no part.
     y, x = _reach(rows), _reach(columns)
     rows, columns, planes = rows[:, y], columns[:, x], planes[:, y, x]
     good = np.isfinite(planes)
@@ -86,8 +90,8 @@ def cut_out(
     usable = good.any(axis=(1, 2))
     if not usable.any():
         raise ValueError(
-            "no usable pixel in the central 25 arcsec: every one is NaN, without data, "
-            "or its inverse variance is not positive"
+            f"no usable pixel in the central {extent_arcsec:.0f} arcsec: every one is NaN, "
+            "without data, or its inverse variance is not positive"
         )
     notes = []
     if not usable.all():
@@ -110,7 +114,7 @@ def cut_out(
         new_ivar[mask] = 0
     if padded:
         notes.append(f"padded from {height} x {width} px")
-    return Cutout(image=Image(flux, new_ivar, mask, bands), notes=tuple(notes))
+    return Cutout(image=Image(flux, new_ivar, mask, bands, pixel_scale_arcsec), notes=tuple(notes))
 
 
 def sky_noise(
@@ -204,14 +208,16 @@ def _reach(weights: Float32[ndarray, "new old"]) -> slice:
 
 
 @lru_cache(maxsize=64)
-def _weights(num_old: int, scale_arcsec: float) -> Float32[ndarray, "new old"]:
+def _weights(
+    num_old: int, scale_arcsec: float, new_scale_arcsec: float
+) -> Float32[ndarray, "new old"]:
     """Share of each new pixel that each old pixel covers, along one axis with common centres.
 
     Shrinking: overlap of old and new pixels. Growing: the old pixels are joined by straight lines
     first, so that no blocks appear. Both conserve flux exactly: away from the edges the shares of
     one old pixel add up to its size in new pixels.
     """
-    step = PIXEL_SCALE_ARCSEC / scale_arcsec  # size of a new pixel in old ones
+    step = new_scale_arcsec / scale_arcsec  # size of a new pixel in old ones
     if abs(step - 1) < NATIVE_TOLERANCE:
         first = num_old // 2 - IMAGE_SIZE // 2  # an odd centre goes to pixel 48
         weights = np.zeros((IMAGE_SIZE, num_old), np.float32)

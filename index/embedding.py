@@ -305,7 +305,9 @@ def _embed(
     for number, observation in waiting:
         views = encoder.views(observation)
         if not views:
-            _refuse(piece, number, observation, "the encoder has no view for it")
+            kinds = [name for name in ("image", "spectrum", "xp") if getattr(observation, name)]
+            seen_as = " and ".join(kinds) or "catalogue values alone"
+            _refuse(piece, number, observation, f"the encoder has no view for it ({seen_as})")
             continue
         seen.append((number, observation, views))
         if not all(store.has(view, [observation.fingerprint])[0] for view in views):

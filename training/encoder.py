@@ -25,7 +25,7 @@ from training.modalities import STREAM
 from training.observations import Observation
 from training.search_head import SEARCH_DIM
 from training.tokenizers.image import ImageTokenizer
-from training.tokens import key_of_kind, tokenize
+from training.tokens import key_of_image, key_of_spectrum, tokenize
 
 SHIPPED = Path(__file__).parent  # artefacts that come with the package, a folder each
 MAX_BATCH = 8  # objects through the networks at once; more is slower on a CPU (cache)
@@ -50,12 +50,15 @@ class Embedded:
 def load(name_or_path: str | Path = "nano", *, precision: Precision = "float32") -> Encoder:
     """Load a shipped encoder by name, or one of your own by its folder.
 
+    A text that is both, like "nano" where a folder ./nano is, names the shipped one; a Path is
+    always a folder.
+
     Raises:
         EncoderNotFound: neither exists.
         ValueError: the folder does not hold a whole encoder; names file and key.
     """
-    shipped = SHIPPED / str(name_or_path)
-    for folder in (shipped, Path(name_or_path)):
+    own = Path(name_or_path)
+    for folder in (own,) if isinstance(name_or_path, Path) else (SHIPPED / name_or_path, own):
         if (folder / artifact.CONFIG).is_file():
             return Encoder(artifact.load(folder), precision=precision)
     known = sorted(file.parent.name for file in SHIPPED.glob(f"*/{artifact.CONFIG}"))
@@ -68,7 +71,7 @@ def load(name_or_path: str | Path = "nano", *, precision: Precision = "float32")
 def merge(observations: Sequence[Observation]) -> Observation:
     """What several surveys saw of one object, as one observation to embed.
 
-    The first image, the first spectrum and the first value of each scalar count.
+    The first image, spectrum and XP coefficients and the first value of each scalar count.
 
     Raises:
         ValueError: no observation, or they are of different objects.
@@ -80,11 +83,13 @@ def merge(observations: Sequence[Observation]) -> Observation:
     for observation in observations:
         scalars = {**observation.scalars, **scalars}
     images = [seen.image for seen in observations if seen.image is not None]
-    spectra = [seen.spectrum for seen in observations if seen.spectrum is not None]
+    spectral = [seen for seen in observations if seen.spectrum is not None]
+    coefficients = [seen.xp for seen in observations if seen.xp is not None]
+    # an encoder may read spectra of two surveys by two streams: the survey is the spectrum's
     return replace(
-        observations[0],
+        spectral[0] if spectral else observations[0],
         image=images[0] if images else None,
-        spectrum=spectra[0] if spectra else None,
+        xp=coefficients[0] if coefficients else None,
         scalars=scalars,
     )
 
@@ -117,10 +122,8 @@ class Encoder:
 
     def views(self, observation: Observation) -> tuple[str, ...]:
         """Views that this encoder can make of an observation, in the order of VIEWS."""
-        image = observation.image is not None and key_of_kind(self._keys, "image") is not None
-        spectrum = (
-            observation.spectrum is not None and key_of_kind(self._keys, "spectrum") is not None
-        )
+        image = key_of_image(self._keys, observation) is not None
+        spectrum = key_of_spectrum(self._keys, observation) is not None
         scalars = bool(self._scalar_keys(observation))
         exists = {
             "image": image,
@@ -182,10 +185,10 @@ class Encoder:
         for row, view in wanted:
             observation = observations[row]
             feed = []
-            if view in ("image", "joint") and observation.image is not None:
-                feed.append(key_of_kind(self._keys, "image"))
-            if view in ("spectrum", "joint") and observation.spectrum is not None:
-                feed.append(key_of_kind(self._keys, "spectrum"))
+            if view in ("image", "joint"):
+                feed.append(key_of_image(self._keys, observation))
+            if view in ("spectrum", "joint"):
+                feed.append(key_of_spectrum(self._keys, observation))
             if view == "joint":
                 feed.extend(self._scalar_keys(observation))
             buckets[tuple(key for key in feed if key is not None)].append((row, view))

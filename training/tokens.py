@@ -21,7 +21,7 @@ from torch import Tensor
 
 from training.artifact import Codec
 from training.modalities import STREAM
-from training.observations import Observation
+from training.observations import Image, Observation, Spectrum
 from training.tokenizers import image as image_tokenizer
 from training.tokenizers import spectrum as spectrum_tokenizer
 from training.tokenizers.image import ImageTokenizer
@@ -44,32 +44,38 @@ def tokenize(
     Args:
         observations: What was seen.
         codecs: Tokenizers by codec name, for each of `keys`.
-        keys: Token streams to make. One stream of a kind takes all images, and one all spectra.
+        keys: Token streams to make. Images go to the stream of their bands, spectra to that of
+            their survey or to the one that there is, since they share one tokenizer.
         rows: Indices into `observations`.
     """
     chosen = sorted(range(len(observations)) if rows is None else set(rows))
     tokens: Tokens = defaultdict(dict)
-    image_key, spectrum_key = key_of_kind(keys, "image"), key_of_kind(keys, "spectrum")
     with torch.inference_mode():
         for start in range(0, len(chosen), MAX_BATCH):
             some = [(row, observations[row]) for row in chosen[start : start + MAX_BATCH]]
-            images = {row: seen.image for row, seen in some if seen.image is not None}
-            if image_key is not None and images:
+            images: dict[str, dict[int, Image]] = defaultdict(dict)
+            spectra: dict[str, dict[int, Spectrum]] = defaultdict(dict)
+            for row, seen in some:
+                image_key, spectrum_key = key_of_image(keys, seen), key_of_spectrum(keys, seen)
+                if image_key is not None and seen.image is not None:
+                    images[image_key][row] = seen.image
+                if spectrum_key is not None and seen.spectrum is not None:
+                    spectra[spectrum_key][row] = seen.spectrum
+            for image_key, mine in images.items():
                 image_codec = codecs[STREAM[image_key].codec]
                 assert isinstance(image_codec, ImageTokenizer)
-                stacked = image_tokenizer.stack(list(images.values()))
+                stacked = image_tokenizer.stack(list(mine.values()))
                 flux = stacked.flux_nmgy.contiguous(memory_format=torch.channels_last)
                 codes = image_codec.encode(flux, stacked.channels)
-                tokens[image_key].update(zip(images, codes, strict=True))
-            spectra = {row: seen.spectrum for row, seen in some if seen.spectrum is not None}
-            if spectrum_key is not None and spectra:
+                tokens[image_key].update(zip(mine, codes, strict=True))
+            for spectrum_key, these in spectra.items():
                 spectrum_codec = codecs[STREAM[spectrum_key].codec]
                 assert isinstance(spectrum_codec, SpectrumTokenizer)
-                padded = spectrum_tokenizer.stack(list(spectra.values()))
+                padded = spectrum_tokenizer.stack(list(these.values()))
                 codes = spectrum_codec.encode(
                     padded.flux, padded.ivar, padded.mask, padded.wavelength_angstrom
                 )
-                tokens[spectrum_key].update(zip(spectra, codes, strict=True))
+                tokens[spectrum_key].update(zip(these, codes, strict=True))
         for key in keys:
             values = {
                 row: observations[row].scalars[key]
@@ -84,9 +90,23 @@ def tokenize(
     return dict(tokens)
 
 
-def key_of_kind(keys: Sequence[str], kind: str) -> str | None:
-    """The first stream of a kind, None where there is none."""
-    return next((key for key in keys if STREAM[key].kind == kind), None)
+def key_of_image(keys: Sequence[str], seen: Observation) -> str | None:
+    """The stream that takes the image of an observation, None where there is none.
+
+    A model that never saw a survey's bands cannot read them, so another image stream will not do.
+    """
+    if seen.image is None:
+        return None
+    key = "tok_image_hsc" if seen.image.bands[0].startswith("HSC") else "tok_image"
+    return key if key in keys else None
+
+
+def key_of_spectrum(keys: Sequence[str], seen: Observation) -> str | None:
+    """The stream that takes the spectrum of an observation, None where there is none."""
+    if seen.spectrum is None:
+        return None
+    own = f"tok_spectrum_{seen.survey}"
+    return own if own in keys else next((k for k in keys if STREAM[k].kind == "spectrum"), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

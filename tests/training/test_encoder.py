@@ -58,6 +58,39 @@ def test_views_follow_what_was_observed(
     assert small_encoder.embed([observation]).views == views
 
 
+def test_a_path_is_never_taken_for_a_shipped_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_encoder(tmp_path / "nano")
+    monkeypatch.chdir(tmp_path)
+
+    assert encoder.load(Path("nano")).hash == encoder.load(tmp_path / "nano").hash
+    assert encoder.load("nano").hash == encoder.load(encoder.SHIPPED / "nano").hash
+    assert encoder.load("nano").hash != encoder.load(Path("nano")).hash
+
+
+def test_bands_that_the_encoder_never_saw_give_no_view(small_encoder: Encoder) -> None:
+    seen = observe(1, spectrum=True, scalars=FLUXES)
+    assert seen.image is not None
+    deep = replace(seen, image=replace(seen.image, bands=("HSC-G", "HSC-R", "HSC-Z")))
+
+    assert small_encoder.views(seen) == ("image", "spectrum", "joint")
+    assert small_encoder.views(deep) == ("spectrum", "joint")
+    without = small_encoder.embed([replace(deep, image=None)])
+    np.testing.assert_array_equal(small_encoder.embed([deep]).vectors, without.vectors)
+
+
+def test_a_spectrum_of_another_survey_is_read_by_the_stream_there_is(
+    small_encoder: Encoder,
+) -> None:
+    seen = observe(1, image=False, spectrum=True)
+
+    np.testing.assert_array_equal(
+        small_encoder.embed([replace(seen, survey="desi")]).vectors,
+        small_encoder.embed([replace(seen, survey="sdss")]).vectors,
+    )
+
+
 def test_a_vector_is_the_mean_of_the_encoder_tokens(small_encoder: Encoder) -> None:
     from training.tokens import tokenize
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy.io import fits
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.observations import Observation
 from training.surveys import sdss
 from training.surveys.bintable import column_names, read_columns, table_header
+from training.surveys.sdss_objects import photometric_id
 
 NUM_PIXELS = 50
+FLUX_UNIT = "1E-17 erg/cm^2/s/Ang"
 OBJECT: dict[str, tuple[str, Any]] = {
     "OBJTYPE": ("16A", "GALAXY"),
     "CLASS": ("6A", "GALAXY"),
@@ -41,6 +45,8 @@ def write(
     flux: np.ndarray | None = None,
     ivar: np.ndarray | None = None,
     changes: dict[str, tuple[str, Any] | None] | None = None,
+    header: dict[str, Any] | None = None,
+    exposures: tuple[fits.BinTableHDU, ...] = (),
 ) -> Path:
     """A spec-lite file; changes give columns of the object row another value, None leaves out."""
     grid = 3.6 + 1e-4 * np.arange(NUM_PIXELS) if loglam is None else loglam
@@ -59,7 +65,9 @@ def write(
         [fits.Column(name, form, array=np.array([v])) for name, (form, v) in columns.items()],
         name="SPECOBJ",
     )
-    fits.HDUList([fits.PrimaryHDU(), coadd, specobj]).writeto(file)
+    primary = fits.PrimaryHDU()
+    primary.header.update({"BUNIT": FLUX_UNIT, "VACUUM": True, **(header or {})})
+    fits.HDUList([primary, coadd, specobj, *exposures]).writeto(file)
     return file
 
 
@@ -258,7 +266,7 @@ def test_a_file_that_ends_within_a_header_is_skipped(tmp_path: Path) -> None:
     file = write(tmp_path / "spec.fits")
     file.write_bytes(file.read_bytes()[:4000])
 
-    assert "no usable HDU" in only_reason(file)
+    assert only_reason(file) == "HDU 1: truncated: its header has no END"
 
 
 def test_several_objects_in_the_table_are_refused(tmp_path: Path) -> None:
@@ -270,6 +278,164 @@ def test_several_objects_in_the_table_are_refused(tmp_path: Path) -> None:
     assert only_reason(tmp_path / "two.fits") == "HDU 2: expected one object, got 2 rows"
 
 
+def exposure(name: str, seed: int) -> fits.BinTableHDU:
+    rng = np.random.default_rng(seed)
+    columns = [fits.Column(name, "E", array=rng.normal(size=900)) for name in ("flux", "ivar")]
+    return fits.BinTableHDU.from_columns(columns, name=name)
+
+
+def test_the_exposures_of_a_full_file_are_never_looked_at(tmp_path: Path) -> None:
+    lite = write(tmp_path / "lite.fits")
+    full = write(tmp_path / "full.fits", exposures=(exposure("B1-1", 1), exposure("R1-1", 2)))
+    content = full.read_bytes()
+
+    seen = only(full)
+    (tmp_path / "full.fits").write_bytes(content[: lite.stat().st_size] + b"?" * 5000)
+    damaged = only(full)
+
+    for other in (seen, damaged):
+        assert other.fingerprint == only(lite).fingerprint
+        assert other.spectrum is not None
+        np.testing.assert_array_equal(other.spectrum.flux, np.ones(NUM_PIXELS))
+
+
+def test_a_real_full_file_is_read_from_its_coadd(shared_data: Path) -> None:
+    file = shared_data / "sdss_spectra" / "spec-0332-52367-0639.fits"
+    with fits.open(file) as hdus:
+        assert len(hdus) > 4
+        flux = np.array(hdus["COADD"].data["flux"])
+        good = hdus["COADD"].data["ivar"] > 0
+
+    seen = only(file)
+
+    assert seen.spectrum is not None
+    np.testing.assert_array_equal(seen.spectrum.flux[good], flux[good])
+    assert "plate quality marginal" in seen.notes
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+def test_packed_files_are_read_alike(pack: Any, tmp_path: Path) -> None:
+    file = write(tmp_path / "spec.fits")
+    packed = tmp_path / "spec.fits.gz"
+    packed.write_bytes(pack(file.read_bytes()))
+
+    assert only(packed).fingerprint == only(file).fingerprint
+
+
+def test_the_fingerprint_is_of_the_spectrum_and_the_object(tmp_path: Path) -> None:
+    flux = np.ones(NUM_PIXELS)
+    flux[3] = 2
+    variants: tuple[dict[str, Any], ...] = (
+        {},
+        {"flux": flux},
+        {"ivar": np.full(NUM_PIXELS, 5.0)},
+        {"loglam": 3.7 + 1e-4 * np.arange(NUM_PIXELS)},
+        {"header": {"VACUUM": False}},
+        {"header": {"BUNIT": "1E-16 erg/cm^2/s/Ang"}},
+        {"changes": {"Z": ("E", 0.5)}},
+    )
+    prints = {
+        only(write(tmp_path / f"{number}.fits", **variant)).fingerprint
+        for number, variant in enumerate(variants)
+    }
+
+    assert len(prints) == 7
+    assert only(write(tmp_path / "again.fits")).fingerprint in prints
+
+
+def test_a_trusted_redshift_is_a_token_too(tmp_path: Path) -> None:
+    seen = only(write(tmp_path / "a.fits", changes={"Z_ERR": ("E", 0.5)}))
+    doubtful = only(write(tmp_path / "b.fits", changes={"ZWARNING": ("J", 4)}))
+
+    assert seen.scalars == {"tok_z": 0.25}
+    assert seen.catalogue["redshift_error"] == 0.5
+    assert doubtful.scalars == {}
+
+
+def test_air_is_converted_to_vacuum(tmp_path: Path) -> None:
+    loglam = np.log10(np.array([4861.325, 5006.843]))  # H beta and [O III] in air
+
+    seen = only(
+        write(
+            tmp_path / "a.fits",
+            loglam=loglam,
+            flux=np.ones(2),
+            ivar=np.ones(2),
+            header={"VACUUM": False},
+        )
+    )
+
+    assert seen.spectrum is not None
+    np.testing.assert_allclose(seen.spectrum.wavelength_angstrom, [4862.683, 5008.240], atol=0.01)
+    assert seen.notes == ("wavelengths converted from air to vacuum",)
+
+
+def test_other_units_of_flux_are_converted_and_a_missing_one_is_noted(tmp_path: Path) -> None:
+    tenfold = only(write(tmp_path / "a.fits", header={"BUNIT": "1E-16 erg/cm^2/s/Ang"}))
+    silent = only(write(tmp_path / "b.fits", header={"BUNIT": ""}))
+
+    assert tenfold.spectrum is not None
+    assert silent.spectrum is not None
+    np.testing.assert_allclose(tenfold.spectrum.flux, 10, rtol=1e-6)
+    np.testing.assert_allclose(tenfold.spectrum.ivar, 0.04, rtol=1e-6)
+    assert (silent.spectrum.flux == 1).all()
+    assert silent.notes == ("no unit of flux given: taken as 1e-17 erg/s/cm2/Angstrom",)
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ({"BUNIT": "counts"}, "HDU 1: unknown unit 'counts'"),
+        ({"BUNIT": "mag"}, "HDU 1: expected a flux density such as 1e-17 erg"),
+        ({"AIRORVAC": "air"}, "HDU 1: wavelengths in air and in vacuum at once"),
+    ],
+)
+def test_units_that_do_not_fit_are_refused(
+    header: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    assert only_reason(write(tmp_path / "a.fits", header=header)).startswith(reason)
+
+
+def test_run_rerun_camcol_field_and_id_are_the_number_of_the_object(shared_data: Path) -> None:
+    num_checked = 0
+    for file in sdss.list_files(shared_data / "sdss_spectra"):
+        with fits.open(file) as hdus:
+            row = hdus[2].data[0]
+            names = {name.upper() for name in hdus[2].columns.names}
+            if not {"OBJID", "RUN", "RERUN", "CAMCOL", "FIELD", "ID"} <= names:
+                continue
+            if np.ndim(row["OBJID"]) or not str(row["OBJID"]).strip() or int(row["RUN"]) <= 0:
+                continue
+            parts = [int(row[name]) for name in ("RUN", "RERUN", "CAMCOL", "FIELD", "ID")]
+            assert photometric_id({"objid": np.array(parts)}) == str(row["OBJID"]).strip()
+            num_checked += 1
+
+    assert num_checked > 30
+    assert photometric_id({"objid": np.array([752, 40, 3, 18, 77])}) == ""  # an older rerun
+
+
+@pytest.mark.parametrize(
+    "num_flips", [60, pytest.param(2000, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_flipped_bits_end_in_a_spectrum_or_a_reason(
+    num_flips: int, packed: bool, tmp_path: Path
+) -> None:
+    content = write(tmp_path / "whole.fits").read_bytes()
+    content = gzip.compress(content) if packed else content
+    file = tmp_path / "spec.fits"
+    rng = np.random.default_rng(6)
+    for _ in range(num_flips):
+        damaged = bytearray(content)
+        for _ in range(rng.integers(1, 4)):
+            damaged[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        file.write_bytes(damaged)
+        for batch in sdss.read(file):
+            assert len(batch.observations) + len(batch.skipped) == 1
+            assert all(skipped.reason for skipped in batch.skipped)
+
+
+@settings(deadline=None)  # it writes files
 @given(
     num_rows=st.integers(0, 5),
     widths=st.lists(st.integers(1, 4), min_size=5, max_size=5),

@@ -1,207 +1,153 @@
-"""SDSS, BOSS and eBOSS spectra in the spec-lite FITS format, one object a file.
+"""SDSS, BOSS and eBOSS spectra: spec-lite and spec-full files, one object each, and plate files.
 
 COADD holds flux (1e-17 erg/s/cm2/Angstrom), loglam (log10 of the vacuum wavelength in Angstrom)
-and ivar; the one-row table behind it (SPECOBJ, SPALL or nameless) says what was observed. Pixels
-that the pipeline's and_mask spoils have ivar 0 already, so a pixel is bad where ivar is 0.
+and ivar; the one-row table behind it (SPECOBJ, SPALL or nameless) says what was observed. Spec-full
+files go on with the single exposures (B1-..., R1-...), which are never looked at. Pixels that the
+pipeline's and_mask spoils have ivar 0 already, so a pixel is bad where ivar is 0.
 
 Sky fibres are refused: the pipeline gives them a class and a redshift that mean nothing.
 Redshift and class are taken where ZWARNING is 0. Fluxes are SPECTROFLUX: nanomaggies through the
 fibre, calibrated to point-source magnitudes.
+
+Plate files (spPlate, many fibres) are read by `sdss_plates`, here told apart by what is in them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from astropy.io import fits
 from numpy import ndarray
 
-from training.observations import (
-    CatalogueValue,
-    Observation,
-    ObservationBatch,
-    Spectrum,
-    fingerprint,
-)
-from training.surveys.bintable import column_names, read_columns, table_header
+from training.observations import Observation, ObservationBatch, Spectrum, fingerprint
+from training.surveys import sdss_plates
 from training.surveys.files import (
     FITS_SUFFIXES,
-    OpenFits,
     list_by_suffix,
-    open_fits,
     read_single,
     read_single_again,
     stem,
 )
-
-RECIPE = "sdss 1"  # part of the fingerprint: raise it when the same file gives other pixels
-SPECTRUM_COLUMNS = ("flux", "loglam", "ivar")
-LOGLAM_RANGE = (2.0, 6.0)  # X-rays to far infrared: beyond it the column is something else
-OBJECT_COLUMNS = ("class", "z", "zwarning")
-OBJECT_COLUMNS_WANTED = frozenset(
-    (
-        *OBJECT_COLUMNS,
-        *("objtype", "sourcetype", "run2d", "plate", "mjd", "fiberid", "bestobjid", "objid"),
-        *("plug_ra", "plug_dec", "ra", "dec", "spectroflux"),
-    )
+from training.surveys.flux_density import to_unit
+from training.surveys.lazy_fits import Hdu, LazyFits, check_kinds, open_lazily
+from training.surveys.sdss_objects import (
+    NUMBERS,
+    OBJECT_COLUMNS_WANTED,
+    WHOLE,
+    Row,
+    as_text,
+    describe,
+    notes_on,
+    photometric_id,
+    refuse_sky,
+    source_id,
+    spectrum,
 )
+from training.surveys.wavelengths import medium_of, vacuum_from_log10
 
-Row = dict[str, Any]  # column name in lower case -> value
+RECIPE = "sdss 2"  # part of the fingerprint: raise it when the same file gives other pixels
+SPECTRUM_COLUMNS = ("flux", "loglam", "ivar")
+OBJECT_COLUMNS = ("class", "z", "zwarning")
+_PLATE_TABLES = ("spzbest", "spzall", "spzline")  # read beside an spPlate, not for themselves
 
 
 def list_files(source: Path) -> list[Path]:
-    """FITS files under a folder, sorted; a file is itself. See `Reader`."""
-    return list_by_suffix(source, FITS_SUFFIXES)
+    """FITS files under a folder but the redshift tables of plates, sorted. See `Reader`."""
+    found = list_by_suffix(source, FITS_SUFFIXES)
+    if not source.is_dir():
+        return found
+    return [file for file in found if not file.name.lower().startswith(_PLATE_TABLES)]
+
+
+def companions(file: Path) -> tuple[Path, ...]:
+    """The table of redshifts that reading a plate file opens too; none of other files."""
+    return sdss_plates.companions(file) if sdss_plates.is_plate(file) else ()
 
 
 def read(file: Path, *, batch_size: int = 64) -> Iterator[ObservationBatch]:
-    """The spectrum of one file. See `Reader`."""
-    yield read_single(file.absolute(), _observe)
+    """The spectrum of a file, or those of a plate. See `Reader`."""
+    file = file.absolute()
+    if sdss_plates.is_plate(file):
+        yield from sdss_plates.read(file, batch_size=batch_size)
+    else:
+        yield read_single(file, _observe)
 
 
 def read_one(source: Path, source_part: str) -> Observation:
-    """The spectrum of one file again. See `Reader`."""
-    return read_single_again(source.absolute(), source_part, _observe)
+    """One spectrum again; the part of a plate is the fibre. See `Reader`."""
+    source = source.absolute()
+    if sdss_plates.is_plate(source):
+        return sdss_plates.read_one(source, source_part)
+    return read_single_again(source, source_part, _observe)
 
 
 def _observe(file: Path) -> Observation:
-    with open_fits(file) as opened:
-        spectrum = _spectrum(opened)
+    with open_lazily(file) as opened:
+        seen, notes, content = _coadd(opened)
         row = _object_row(opened)
-        content = fingerprint(RECIPE, opened.content)
-    kinds = {str(row.get(key, "")).strip().upper() for key in ("objtype", "sourcetype")}
-    if "SKY" in kinds:
-        raise ValueError("a sky fibre: its class and redshift mean nothing")
-    source_id = _source_id(row) or stem(file)
-    notes = []
-    catalogue = _photometry(row)
-    zwarning = int(row["zwarning"])
-    if zwarning == 0 and not np.isfinite(row["z"]):
-        notes.append("Z is not a number: redshift and class left out")
-    elif zwarning == 0:
-        catalogue |= {
-            "redshift": float(row["z"]),
-            "redshift_source": "sdss",
-            "spectrum_class": str(row["class"]).strip(),
-        }
-    else:
-        notes.append(f"ZWARNING {zwarning}: redshift and class left out")
-    position = _position(row)
-    if position is None:
-        notes.append("no position on the sky in the table")
+    refuse_sky(row)
+    own_id = source_id(row) or stem(file)
+    said = describe(row)
     return Observation(
         survey="sdss",
         release=str(row.get("run2d", "")).strip(),
-        source_id=source_id,
-        object_id=_photometric_id(row) or source_id,
-        fingerprint=content,
+        source_id=own_id,
+        object_id=photometric_id(row) or own_id,
+        fingerprint=fingerprint(RECIPE, *content, as_text(row)),
         source=str(file),
-        ra_deg=None if position is None else position[0],
-        dec_deg=None if position is None else position[1],
-        spectrum=spectrum,
-        catalogue=catalogue,
-        notes=tuple(notes),
+        ra_deg=said.ra_deg,
+        dec_deg=said.dec_deg,
+        spectrum=seen,
+        scalars=said.scalars,
+        catalogue=said.catalogue,
+        notes=(*said.notes, *notes),
     )
 
 
-def _spectrum(opened: OpenFits) -> Spectrum:
-    number, table = _table(opened, SPECTRUM_COLUMNS, wanted=frozenset(SPECTRUM_COLUMNS))
-    flux, ivar = table["flux"], table["ivar"]
-    loglam = table["loglam"].astype(np.float64)
-    if not np.isfinite(loglam).all():
-        raise ValueError(f"HDU {number}: loglam holds NaN or infinity")
-    if not (np.diff(loglam) > 0).all():
-        raise ValueError(f"HDU {number}: wavelengths (loglam) are not ascending")
-    if len(loglam) and not (LOGLAM_RANGE[0] <= loglam[0] and loglam[-1] <= LOGLAM_RANGE[1]):
-        raise ValueError(
-            f"HDU {number}: expected loglam, log10 of Angstrom, between {LOGLAM_RANGE[0]} and "
-            f"{LOGLAM_RANGE[1]}, got {loglam[0]:g} to {loglam[-1]:g}"
+def _coadd(opened: LazyFits) -> tuple[Spectrum, tuple[str, ...], tuple[ndarray | str, ...]]:
+    """The spectrum, notes on its units, and what it was made from."""
+    hdu = _hdu(opened, SPECTRUM_COLUMNS)
+    table = opened.table(hdu, frozenset(SPECTRUM_COLUMNS))
+    check_kinds(table, numbers=SPECTRUM_COLUMNS)
+    primary = next(opened.hdus()).header
+    unit = hdu.column_units.get("flux", primary.get("BUNIT", "")).strip()
+    loglam_unit = hdu.column_units.get("loglam", "")
+    try:
+        medium = medium_of(primary)
+        wavelength_angstrom = vacuum_from_log10(
+            table["loglam"].astype(np.float64), unit=loglam_unit, medium=medium or "vacuum"
         )
-    mask = ~(np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0))
-    if mask.all():
-        raise ValueError(
-            f"HDU {number}: no usable pixel: flux is NaN or ivar not positive in all {len(mask):,}"
+        seen = spectrum(
+            table["flux"],
+            table["ivar"],
+            wavelength_angstrom=wavelength_angstrom,
+            flux_factor=to_unit(unit, wavelength_angstrom) if unit else 1.0,
         )
-    return Spectrum(
-        flux=np.where(mask, 0, flux).astype(np.float32),
-        ivar=np.where(mask, 0, ivar).astype(np.float32),
-        mask=mask,
-        wavelength_angstrom=10**loglam,
-    )
+    except ValueError as error:
+        raise ValueError(f"HDU {hdu.number}: {error}") from error
+    columns = (table[name] for name in SPECTRUM_COLUMNS)
+    return seen, notes_on(unit, medium), (*columns, f"{unit} {medium} {loglam_unit}")
 
 
-def _object_row(opened: OpenFits) -> Row:
-    number, table = _table(opened, OBJECT_COLUMNS, wanted=OBJECT_COLUMNS_WANTED)
+def _object_row(opened: LazyFits) -> Row:
+    hdu = _hdu(opened, OBJECT_COLUMNS)
+    table = opened.table(hdu, OBJECT_COLUMNS_WANTED)
+    check_kinds(table, whole=WHOLE, numbers=NUMBERS)
     if len(table["zwarning"]) != 1:
-        raise ValueError(f"HDU {number}: expected one object, got {len(table['zwarning'])} rows")
+        raise ValueError(
+            f"HDU {hdu.number}: expected one object, got {len(table['zwarning'])} rows"
+        )
     return {name: column[0] for name, column in table.items()}
 
 
-def _table(
-    opened: OpenFits, columns: tuple[str, ...], *, wanted: frozenset[str]
-) -> tuple[int, dict[str, ndarray]]:
-    """The first table that has these columns, its number and its wanted columns."""
+def _hdu(opened: LazyFits, columns: tuple[str, ...]) -> Hdu:
+    """The first table that has these columns."""
     found = []
-    for number, hdu in enumerate(opened.hdus):
-        found.append(f"{number} {hdu.name or type(hdu).__name__}")
-        if not isinstance(hdu, fits.BinTableHDU):
-            continue
-        place = hdu.fileinfo()
-        header = table_header(
-            opened.content, header_start=place["hdrLoc"], data_start=place["datLoc"]
-        )
-        if set(columns) <= set(column_names(header)):
-            try:
-                table = read_columns(
-                    opened.content, header, data_start=place["datLoc"], wanted=wanted
-                )
-            except ValueError as error:
-                raise ValueError(f"HDU {number}: {error}") from error
-            return number, table
+    for hdu in opened.hdus():
+        if set(columns) <= set(hdu.columns):
+            return hdu
+        found.append(f"{hdu.number} {hdu.name or hdu.header.get('XTENSION', '')}")
     raise ValueError(
         f"no usable HDU: expected a table with {', '.join(columns)}, got {', '.join(found)}"
     )
-
-
-def _source_id(row: Row) -> str:
-    """plate-mjd-fiber as in the file names of the archive, "" where the row lacks one of them."""
-    if not {"plate", "mjd", "fiberid"} <= row.keys():
-        return ""
-    return f"{int(row['plate']):04d}-{int(row['mjd'])}-{int(row['fiberid']):04d}"
-
-
-def _photometric_id(row: Row) -> str:
-    """BESTOBJID, else OBJID where it is one number (it may be run, rerun, camcol, field, id)."""
-    for key in ("bestobjid", "objid"):
-        value = row.get(key)
-        if value is None or np.ndim(value) > 0:
-            continue
-        text = str(value).strip()
-        if text.isdecimal() and int(text) > 0:
-            return text
-    return ""
-
-
-def _position(row: Row) -> tuple[float, float] | None:
-    for ra_key, dec_key in (("plug_ra", "plug_dec"), ("ra", "dec")):
-        if ra_key in row and dec_key in row:
-            ra_deg, dec_deg = float(row[ra_key]), float(row[dec_key])
-            if np.isfinite(ra_deg) and abs(dec_deg) <= 90 and -360 <= ra_deg <= 360:
-                return ra_deg % 360, dec_deg
-    return None
-
-
-def _photometry(row: Row) -> dict[str, CatalogueValue]:
-    columns: dict[str, CatalogueValue] = {}
-    fluxes = np.atleast_1d(row.get("spectroflux", ()))
-    if len(fluxes) != 5:
-        return columns
-    for band, flux in zip("ugriz", fluxes.tolist(), strict=True):
-        if np.isfinite(flux) and flux != 0:
-            columns[f"flux_{band}_nmgy"] = flux
-        if np.isfinite(flux) and flux > 0:
-            columns[f"mag_{band}"] = float(22.5 - 2.5 * np.log10(flux))
-    return columns

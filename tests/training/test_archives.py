@@ -704,6 +704,53 @@ def test_a_broken_cell_is_not_believed(table: Callable[..., Path], tmp_path: Pat
     assert "truncated or broken HDF5" in report.outcomes[0].reason
 
 
+@pytest.mark.usefixtures("no_token")
+def test_a_hub_out_of_reach_is_one_plain_error(
+    table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the hub's client waits before it gives up
+    with ArchiveServer(hub({})) as server:
+        url = server.url
+    source = MultimodalUniverse(subset="desi/edr_sv3", endpoint=url)
+    with pytest.raises(ArchiveUnreachable, match="cannot be reached"):
+        run(source, table("a,0.1,0.1"), tmp_path / "out")
+    assert [each.status for each in read_report(tmp_path / "out")] == ["failed"]
+
+
+@pytest.mark.usefixtures("no_token")
+def test_a_hub_that_stumbles_is_asked_again(
+    table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    whole = archive_files.hdf5(tmp_path, [(0.1, 0.1)])
+    files = {f"edr_sv3/healpix={n}/001-of-001.hdf5": whole for n in range(3072)}
+    stumbles = {"tree", "resolve"}
+
+    def answer(request: Request) -> Reply:
+        for word in sorted(stumbles):
+            if f"/{word}/" in request.path and request.method == "GET":
+                stumbles.discard(word)
+                short = Reply(body=whole, send_bytes=100)
+                return Reply(status=503) if word == "tree" else short
+        return hub(files)(request)
+
+    with ArchiveServer(answer) as server:
+        source = MultimodalUniverse(subset="desi/edr_sv3", endpoint=server.url)
+        report = run(source, table("a,0.1,0.1"), tmp_path / "out")
+        again = run(source, table("a,0.1,0.1"), tmp_path / "out")
+    assert not stumbles
+    assert report.num_arrived + again.num_arrived >= 1
+    assert again.num_arrived == 1
+
+
+@pytest.mark.usefixtures("no_token")
+def test_a_subset_that_is_not_there_is_named(table: Callable[..., Path], tmp_path: Path) -> None:
+    with ArchiveServer(hub({})) as server:
+        source = MultimodalUniverse(subset="desi/edr_sv4", endpoint=server.url)
+        with pytest.raises(ValueError, match=r"desi/edr_sv4: not on the hub"):
+            run(source, table("a,0.1,0.1"), tmp_path / "out")
+
+
 @pytest.mark.parametrize("subset", ["", "desi", "../x/y", "a/b/c", "a/ b"])
 def test_a_subset_has_a_name_and_a_configuration(subset: str) -> None:
     with pytest.raises(ValueError, match="expected a subset NAME/CONFIG"):

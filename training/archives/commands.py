@@ -22,7 +22,7 @@ from rich.progress import (
 if TYPE_CHECKING:
     from training.archives import fetching
 
-commands = typer.Typer()
+commands = typer.Typer(add_completion=False)
 
 SHOWN = 20  # rows without a file that are told one by one
 

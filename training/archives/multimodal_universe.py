@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 OWNER = "MultimodalUniverse"
+HTTP_LIBRARIES = ("httpx", "httpx2", "requests", "urllib3")
 NSIDE = 16
 NSIDE_DESI = 64
 _FOLDER = re.compile(r"healpix=(\d+)")
@@ -182,6 +183,16 @@ class MultimodalUniverse:
             raise NotThere(f"{self.subset}: not on the hub: {_root(error)}") from error
         except errors.HfHubHTTPError as error:
             raise TransferFailed(_root(error)) from error
+        except Exception as error:
+            # The hub's releases speak through different libraries, each with errors of its own.
+            if type(error).__module__.partition(".")[0] not in HTTP_LIBRARIES:
+                raise
+            said = f"{type(error).__name__}: {_root(error)}"
+            if any(word in type(error).__name__ for word in ("Connect", "Timeout", "Proxy")):
+                raise ArchiveUnreachable(
+                    f"{self.endpoint} cannot be reached ({said}): is there a network?"
+                ) from error
+            raise TransferFailed(said) from error
 
 
 def read_places(file: Path) -> tuple[np.ndarray, np.ndarray]:

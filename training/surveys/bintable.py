@@ -14,12 +14,14 @@ import numpy as np
 from numpy import ndarray
 
 CARD_LENGTH = 80
-# Code of TFORM -> big-endian NumPy type. Bits (X) and pointers (P, Q) are stepped over.
+# Code of TFORM -> big-endian NumPy type. Bits (X) are stepped over; a pointer (P, Q) to an array of
+# variable length is its two numbers, count and offset.
 _TYPES = {
     "L": "S1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8",
     "C": ">c8", "M": ">c16",
 }  # fmt: skip
 _POINTER_BYTES = {"P": 8, "Q": 16}
+_POINTERS = {"P": ">i4", "Q": ">i8"}
 
 
 def table_header(content: bytes, *, header_start: int, data_start: int) -> dict[str, str]:
@@ -31,7 +33,8 @@ def table_header(content: bytes, *, header_start: int, data_start: int) -> dict[
             continue
         value = card[10:].strip()
         text = re.match(r"'((?:[^']|'')*)'", value)
-        cards[card[:8].strip()] = text[1].rstrip() if text else value.split("/")[0].strip()
+        unquoted = text[1].replace("''", "'").rstrip() if text else value.split("/")[0].strip()
+        cards[card[:8].strip()] = unquoted
     return cards
 
 
@@ -83,6 +86,8 @@ def read_columns(
 def _layout(repeat: int, code: str) -> str | tuple[str, tuple[int]] | None:
     if code == "A":
         return f"S{repeat}" if repeat else None
+    if code in _POINTERS and repeat == 1:
+        return (_POINTERS[code], (2,))
     if code not in _TYPES or repeat == 0:
         return None
     return _TYPES[code] if repeat == 1 else (_TYPES[code], (repeat,))

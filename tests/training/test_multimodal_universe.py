@@ -24,7 +24,7 @@ from tests.training.mmu_files import (
     write_parquet,
 )
 from training.observations import Observation
-from training.surveys import gaia, legacysurvey, multimodal_universe, sdss
+from training.surveys import desi, gaia, legacysurvey, multimodal_universe, sdss
 from training.surveys.coaddition import DESI_GRID_ANGSTROM
 from training.surveys.mmu_columns import DATASETS
 
@@ -194,6 +194,43 @@ def test_desi_wavelengths_are_put_back_on_their_grid(tmp_path: Path) -> None:
     assert "ZWARN 4: redshift and class left out" in got[1].notes
     assert got[2].catalogue["flux_r_nmgy"] == -1
     assert "tok_flux_r" not in got[2].scalars
+
+
+def test_desi_spectra_are_those_of_the_native_reader(shared_data: Path, tmp_path: Path) -> None:
+    name = "coadd-4-80613-thru20210324.fits"
+    file = shared_data / "desi_spectra" / name
+    ((native,),) = [batch.observations for batch in desi.read(file)]
+    assert native.spectrum is not None
+    with fits.open(file) as hdus:
+        fibermap = hdus["FIBERMAP"].data
+        columns: Columns = {
+            key: np.array([fibermap[key][0]])
+            for key in (
+                *("TARGETID", "EBV", "COADD_FIBERSTATUS", "OBJTYPE"),
+                *(f"FLUX_{band}" for band in ("G", "R", "Z", "W1", "W2")),
+                *("SHAPE_R", "SHAPE_E1", "SHAPE_E2"),
+            )
+        }
+    columns["OBJTYPE"] = np.char.encode(columns["OBJTYPE"])
+    columns |= {
+        "object_id": columns["TARGETID"],
+        "ra": [native.ra_deg],
+        "dec": [native.dec_deg],
+        "Z": [native.catalogue["redshift"]],
+        "ZERR": [native.catalogue["redshift_error"]],
+        "ZWARN": [0],
+        "SPECTYPE": np.array([b"GALAXY"]),
+        # Where the mask is set the file keeps the flux that the native reader leaves out.
+        "spectrum_flux": native.spectrum.flux[None],
+        "spectrum_ivar": native.spectrum.ivar[None],
+        "spectrum_mask": (native.spectrum.mask | (native.spectrum.ivar <= 1e-6))[None],
+        "spectrum_lambda": native.spectrum.wavelength_angstrom[None].astype(np.float32),
+    }
+
+    (got,) = seen(write_hdf5(tmp_path / "dr1_main" / "healpix=1" / "001.hdf5", columns))
+
+    assert differing(got, native) <= BY_NATURE
+    assert got.release == "dr1_main"
 
 
 def test_a_desi_target_of_the_legacy_surveys_has_that_object_id(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.observations import Observation, ObservationBatch
-from training.surveys import desi
+from training.surveys import desi, legacysurvey
 from training.surveys.coaddition import DESI_GRID_ANGSTROM, coadd, common_grid, first_pixel
 from training.surveys.desi_targets import object_id
 from training.surveys.wavelengths import air_to_vacuum, refractive_index
@@ -242,6 +242,18 @@ def test_a_real_folder_gives_its_coadds(shared_data: Path) -> None:
     assert [file.name[:8] for file in files] == ["coadd-1-", "coadd-4-"]
 
 
+def test_the_photometry_and_the_spectrum_of_a_galaxy_are_one_object(shared_data: Path) -> None:
+    folder = shared_data / "desi_spectra"
+    (batch,) = list(legacysurvey.read(folder / "tractor-1054p567.fits"))
+    (source,) = batch.observations
+
+    seen = only(folder / "coadd-4-80613-thru20210324.fits")
+
+    assert source.object_id == seen.object_id
+    assert source.ra_deg == pytest.approx(seen.ra_deg, abs=1e-7)
+    assert source.scalars["tok_flux_r"] == pytest.approx(seen.scalars["tok_flux_r"])
+
+
 # -- ids
 
 
@@ -328,6 +340,12 @@ def test_masked_pixels_have_no_weight_and_are_bad_where_no_arm_is_good(tmp_path:
     assert (spectrum.flux[spectrum.mask] == 0).all()
     assert (spectrum.ivar[spectrum.mask] == 0).all()
     assert (spectrum.flux[2720], spectrum.ivar[2720]) == (9, 4)
+
+
+def test_the_primary_header_may_have_any_name(tmp_path: Path) -> None:
+    header = {"EXTNAME": "COADD", "SPECPROD": "loa"}
+
+    assert only(write(tmp_path / "a.fits", [target_id(1)], header=header)).release == "loa"
 
 
 def test_a_missing_arm_leaves_its_pixels_without_information(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def _plain(pixels: ndarray | None) -> ndarray | None:
 def _spectra(opened: LazyFits, file: Path) -> Spectra:
     hdus: dict[str, Hdu] = {}
     for hdu in opened.hdus():
-        hdus.setdefault(hdu.name, hdu)
+        hdus.setdefault(hdu.name if hdu.number else "PRIMARY", hdu)
     if "FIBERMAP" not in hdus:
         raise ValueError(f"no usable HDU: expected FIBERMAP, got {', '.join(filter(None, hdus))}")
     table = opened.table(hdus["FIBERMAP"], COLUMNS_WANTED)

@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from astropy.io.votable import parse_single_table
 
 from tests.training import archive_files
 from tests.training.archive_server import ArchiveServer, FakeClock, Reply, Request, stay_at_home
-from training.archives.desi import Desi, cut_rows
+from training.archives.desi import Desi, Place, cut_rows
 from training.archives.fetching import ARCHIVES, Archive, FetchReport, archive, fetch
 from training.archives.gaia import Gaia, check_coefficients
 from training.archives.legacysurvey import LegacySurvey
@@ -468,6 +469,34 @@ def test_rows_of_a_real_coadd_are_cut_without_reading_all(shared_data: Path) -> 
                     )
     starts = [request.headers["range"] for request in server.requests]
     assert len(set(starts)) == len(starts)  # nothing is asked for twice
+
+
+def test_a_spectrum_that_was_cut_out_reads_as_in_the_whole_file(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    from training.surveys import desi as reader
+
+    folder = shared_data / "desi_spectra"
+    targetid = 39633345008634465
+    place = Place(targetid=targetid, survey="sv1", program="other", pixel=1)
+    for kind in ("coadd", "redrock"):
+        body = (folder / f"{kind}-4-80613-thru20210324.fits").read_bytes()
+        with (
+            ArchiveServer(partial(ranged, body)) as server,
+            Client(server.service(), FakeClock().clock()) as client,
+        ):
+            cut = cut_rows(client, f"{server.url}/{kind}.fits", kind, [targetid])
+        (tmp_path / place.file(kind)).write_bytes(cut[targetid])
+    (batch,) = reader.read(tmp_path / place.file("coadd"))
+    (expected,) = reader.read(folder / "coadd-4-80613-thru20210324.fits")
+    assert not batch.skipped
+    (one,), (other,) = batch.observations, expected.observations
+    assert one.catalogue["redshift"] == other.catalogue["redshift"]
+    assert one.source_id == other.source_id == str(targetid)
+    assert one.spectrum is not None
+    assert other.spectrum is not None
+    np.testing.assert_array_equal(one.spectrum.flux, other.spectrum.flux)
+    np.testing.assert_array_equal(one.spectrum.mask, other.spectrum.mask)
 
 
 def test_spectra_by_targetid(table: Callable[..., Path], tmp_path: Path) -> None:

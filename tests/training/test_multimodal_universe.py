@@ -11,6 +11,7 @@ import pytest
 from astropy.io import fits
 from numpy import ndarray
 
+from tests.training import hsc_archive
 from tests.training.mmu_files import (
     HSC_PER_NMGY,
     Columns,
@@ -24,7 +25,7 @@ from tests.training.mmu_files import (
     write_parquet,
 )
 from training.observations import Observation
-from training.surveys import desi, gaia, legacysurvey, multimodal_universe, sdss
+from training.surveys import desi, gaia, hsc, legacysurvey, multimodal_universe, sdss
 from training.surveys.coaddition import DESI_GRID_ANGSTROM
 from training.surveys.mmu_columns import DATASETS
 
@@ -241,6 +242,42 @@ def test_a_desi_target_of_the_legacy_surveys_has_that_object_id(tmp_path: Path) 
 
     assert got.object_id == "9010-330368-7410"
     assert got.source_id == got.source_part == str(columns["object_id"][0])
+
+
+def test_hsc_pixels_are_those_of_the_native_reader(tmp_path: Path) -> None:
+    files = hsc_archive.write_group(
+        tmp_path / "native", flags={(50, 60): "SAT", (51, 60): "NO_DATA", (52, 60): "DETECTED"}
+    )
+    (batch,) = hsc.read(hsc.list_files(tmp_path / "native")[0])
+    (native,) = batch.observations
+    pixels: dict[str, list[ndarray]] = {"IMAGE": [], "VARIANCE": [], "MASK": []}
+    for file in files.values():
+        with fits.open(file) as hdus:
+            for name, planes in pixels.items():
+                planes.append(np.asarray(hdus[name].data))
+    bad_bits = sum(1 << hsc_archive.PLANES[name] for name in ("BAD", "SAT", "NO_DATA"))
+    columns: Columns = {
+        "object_id": [43158047714999370],
+        "ra": [native.ra_deg],
+        "dec": [native.dec_deg],
+        "image_array": np.array([pixels["IMAGE"]], np.float32),
+        "image_ivar": 1 / np.array([pixels["VARIANCE"]], np.float32),
+        "image_mask": (np.array([pixels["MASK"]]) & bad_bits) == 0,
+        "image_band": np.array([[f"hsc-{band.lower()}".encode() for band in files]]),
+        "image_scale": np.full((1, 5), 0.168, np.float32),
+        "a_g": [0.1],
+    }
+
+    (got,) = seen(write_hdf5(tmp_path / "pdr3_wide" / "healpix=9" / "001.hdf5", columns))
+
+    assert got.image is not None
+    assert native.image is not None
+    assert got.image.bands == native.image.bands
+    assert got.image.mask.sum() == 2 * 5
+    np.testing.assert_array_equal(got.image.mask, native.image.mask)
+    np.testing.assert_allclose(got.image.flux, native.image.flux, rtol=1e-6)
+    np.testing.assert_allclose(got.image.ivar, native.image.ivar, rtol=1e-6)
+    assert got.image.pixel_scale_arcsec == native.image.pixel_scale_arcsec
 
 
 def test_hsc_comes_in_nanomaggies_on_its_own_pixels(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from index.errors import VersionCorrupt
 from training.progress import progress_bars
+from training.surveys import SURVEYS
 
 if TYPE_CHECKING:
     from index.building import BuildReport
@@ -29,7 +30,7 @@ def build_command(
         typer.Argument(metavar="SOURCE...", help="Files, or folders read recursively."),
     ],
     survey: Annotated[
-        str, typer.Option(help="Who made the files: composite, legacysurvey, sdss or simulated.")
+        str, typer.Option(help="Who made the files, as in: " + ", ".join(SURVEYS))
     ],
     encoder: Annotated[
         str | None,

@@ -9,10 +9,14 @@ from typing import Protocol, runtime_checkable
 
 from training.observations import Observation, ObservationBatch
 
-# Imported on demand: "simulated" needs h5py, which the others do without.
+# Imported on demand: some need h5py, which the others do without.
 SURVEYS: dict[str, str] = {
     "composite": "training.surveys.composite",
+    "desi": "training.surveys.desi",
+    "gaia": "training.surveys.gaia",
+    "hsc": "training.surveys.hsc",
     "legacysurvey": "training.surveys.legacysurvey",
+    "multimodal_universe": "training.surveys.multimodal_universe",
     "sdss": "training.surveys.sdss",
     "simulated": "training.surveys.simulated",
 }

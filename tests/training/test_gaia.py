@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from astropy import units
 from astropy.io import fits
 from astropy.table import Table
 from astropy.utils.exceptions import AstropyWarning
@@ -659,27 +660,30 @@ def test_calibrated_flux_is_the_one_of_gaiaxpy(
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.chdir(tmp_path)
-    expected = pd.read_csv(folder / "calibrator_solution_default.csv").set_index("source_id")
-    for name in XP_FILES:
-        for source_id in (PROXIMA, OTHER):
-            spectrum = calibrated_spectrum(folder / name, source_id)
-
-            row = expected.loc[int(source_id)]
-            flux, error = (
-                np.array(row[column].strip("()").split(","), float)
-                for column in ("flux", "flux_error")
-            )
-            np.testing.assert_array_equal(
-                spectrum.wavelength_angstrom, np.arange(3360.0, 10201.0, 20.0)
-            )
-            np.testing.assert_allclose(spectrum.flux, flux * 1e19, rtol=2e-3)
-            np.testing.assert_allclose(spectrum.ivar, (error * 1e19) ** -2.0, rtol=2e-2)
-            assert not spectrum.mask.any()
+    published = pd.read_csv(folder / "calibrator_solution_default.csv").set_index("source_id")
+    spectra = {name: calibrated_spectrum(folder / name, PROXIMA) for name in XP_FILES}
+    spectra["other"] = calibrated_spectrum(folder / XP_FILES[0], OTHER)
     faint = calibrated_spectrum(folder / "XP_CONTINUOUS_RAW_with_missing_BP.csv", FAINT)
     assert faint.wavelength_angstrom[faint.mask].max() < 6500
     assert (faint.ivar[~faint.mask] > 0).all()
     assert capfd.readouterr().out == ""
     assert list(tmp_path.iterdir()) == []
+
+    from gaiaxpy import calibrate
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # GaiaXPy 2.1.5 with pandas 3
+        direct = calibrate(folder / XP_FILES[0], save_file=False)[0].set_index("source_id")
+    for name, spectrum in spectra.items():
+        source_id = int(OTHER if name == "other" else PROXIMA)
+        flux, error = direct.loc[source_id, "flux"], direct.loc[source_id, "flux_error"]
+        to_ours = (units.W / units.m**2 / units.nm).to("1e-17 erg s-1 cm-2 AA-1")
+        np.testing.assert_allclose(spectrum.flux, flux * to_ours, rtol=1e-5)
+        np.testing.assert_allclose(spectrum.ivar, (error * to_ours) ** -2.0, rtol=1e-5)
+        np.testing.assert_array_equal(spectrum.wavelength_angstrom, np.arange(3360, 10201, 20.0))
+        assert not spectrum.mask.any()
+        told = str(published.loc[source_id, "flux"]).strip("()").split(",")
+        np.testing.assert_allclose(spectrum.flux, np.array(told, float) * 1e19, rtol=2e-3)
 
 
 def test_calibrated_flux_needs_errors_and_correlations(tmp_path: Path) -> None:

@@ -36,7 +36,6 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "gaiaxpy": ("surveys", "calibrated Gaia XP spectra"),
     "httpx": ("surveys", "downloads"),
     "lsdb": ("surveys", "cross-matching HATS catalogues"),
-    "sparcl": ("surveys", "DESI spectra from SPARCL"),
 }
 
 TRACEBACK = "SKYKIN_TRACEBACK"  # environment variable: set, errors are shown with their traceback

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from jaxtyping import Float64, UInt8
 from numpy import ndarray
 from PIL import Image as Picture
 
-from training.observations import IMAGE_SIZE, PIXEL_SCALE_ARCSEC, Observation
+from training.observations import IMAGE_SIZE, PIXEL_SCALE_ARCSEC, Observation, fingerprint
 from training.surveys import composite
 from training.surveys.stretch import LOOKS, Look, look_of, undo
 
@@ -53,14 +54,18 @@ def save(rgb: UInt8[ndarray, "y x 3"], file: Path) -> Path:
 
 def drawn(look: Look, flux: Float64[ndarray, "3 y x"]) -> Float64[ndarray, "y x 3"]:
     """The published stretch, 0 to 1: flux in nmgy per native pixel, red first."""
-    if look.name == "galaxyzoo_decals":
-        scaled = np.stack([flux[k] / divisor for k, divisor in enumerate((0.019, 0.014, 0.008))])
-        low, high = np.arcsinh([-0.5, 300])
+    if look.name in ("galaxyzoo_decals", "legacysurvey_old"):
+        old = look.name == "legacysurvey_old"
+        divisors = (0.025, 0.01, 0.0066) if old else (0.019, 0.014, 0.008)
+        scaled = np.stack([flux[k] / divisor for k, divisor in enumerate(divisors)])
+        low, high = np.arcsinh([-1, 100] if old else [-0.5, 300])
         return np.moveaxis((np.arcsinh(scaled) - low) / (high - low), 0, 2)
     if look.name == "legacysurvey":
         x = flux * np.array([2.2, 3.4, 6.0])[:, None, None] + 0.03
         mean = x.mean(0)
         return np.moveaxis(x * np.arcsinh(20 * mean) / np.sqrt(20) / mean, 0, 2)
+    if look.name == "legacysurvey_dr10":
+        return drawn_from_four(flux, flux_i=(flux[0] + flux[1]) / 2)
     if look.name == "cfhtls":
         x = 1000 * flux * (np.array([0.4, 0.6, 1.7]) / 0.9)[:, None, None]
         total = x.sum(0)
@@ -70,12 +75,32 @@ def drawn(look: Look, flux: Float64[ndarray, "3 y x"]) -> Float64[ndarray, "y x 
     return np.moveaxis(x * np.arcsinh(2.25 * total) / 2.25 / total, 0, 2)
 
 
+def drawn_from_four(
+    flux: Float64[ndarray, "3 y x"], *, flux_i: Float64[ndarray, "y x"]
+) -> Float64[ndarray, "y x 3"]:
+    """The viewer's picture of DR10: z, r, g and i mixed, each cut at white first."""
+    x = {
+        band: 1.5 * scale * each + 0.03
+        for band, scale, each in zip("zrgi", (2.2, 3.4, 6.0, 3.0), (*flux, flux_i), strict=True)
+    }
+    mean = sum(x.values()) / 4
+    v = {
+        band: np.clip(each * np.arcsinh(20 * mean) / np.sqrt(20) / mean, 0, 1)
+        for band, each in x.items()
+    }
+    red, green, blue = (
+        0.75 * v["z"] + 0.25 * v["i"], 0.5 * v["i"] + 0.5 * v["r"], 0.25 * v["r"] + 0.75 * v["g"]
+    )  # fmt: skip
+    return np.stack([red, green, blue], axis=2)
+
+
 @pytest.mark.parametrize("name", LOOKS)
 @given(seed=st.integers(0, 999))
 @settings(deadline=None, max_examples=10)
 def test_undoing_a_published_stretch_gives_the_flux_back(name: str, seed: int) -> None:
     look = LOOKS[name]
-    bright = {"cfhtls": 0.01, "galaxyzoo_decals": 1.0, "legacysurvey": 0.2}.get(name, 1.5)
+    bright = {"cfhtls": 0.01, "galaxyzoo_decals": 1.0, "legacysurvey": 0.2,
+              "legacysurvey_dr10": 0.13, "legacysurvey_old": 0.6}.get(name, 1.5)  # fmt: skip
     rng = np.random.default_rng(seed)
     flux = bright * rng.uniform(0.2, 1, (3, 8, 8)) * np.array([1.0, 0.6, 0.3])[:, None, None]
     picture = drawn(look, flux)
@@ -98,6 +123,11 @@ def test_undoing_a_published_stretch_gives_the_flux_back(name: str, seed: int) -
         ("legacysurvey/a/b.jpg", 0, "legacysurvey"),
         ("sdss_multimodal/1237.jpg", 0, "sdss"),
         ("sdss_multimodal/1237.jpg", 32, "legacysurvey"),
+        ("ls-dr10/a.jpg", 0, "legacysurvey_dr10"),
+        ("legacysurvey_dr10_cutouts/a.jpg", 0, "legacysurvey_dr10"),
+        ("legacysurvey_old/0001p000.jpg", 0, "legacysurvey_old"),
+        ("sdss_dr10/a.jpg", 0, "sdss"),  # a DR10 of another survey
+        ("ls-dr9/a.jpg", 32, "legacysurvey"),
         ("mine/a.jpg", 0, "unknown"),
         ("mine/a.jpg", 32, "legacysurvey"),
         ("decalsx/a.jpg", 0, "unknown"),  # words, not parts of words
@@ -262,11 +292,18 @@ def test_a_truncated_picture_is_skipped(suffix: str, tmp_path: Path) -> None:
     assert only_reason(file).startswith("broken picture")
 
 
-def test_a_picture_of_16_bits_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "deep.png"
-    Picture.fromarray(np.arange(14400, dtype=np.uint16).reshape(120, 120)).save(file)
+def test_a_picture_of_16_bits_is_reduced_to_8(tmp_path: Path) -> None:
+    grey = disc()[:, :, 0].astype(np.uint16) * 257
+    Picture.fromarray(grey).save(tmp_path / "deep.png")
 
-    assert "expected 8-bit RGB" in only_reason(file)
+    (deep,), (plain,) = (
+        everything(tmp_path / "deep.png"), everything(save(disc(), tmp_path / "plain.png"))
+    )  # fmt: skip
+
+    assert "reduced from 16 bits" in deep.notes
+    assert deep.image is not None
+    assert plain.image is not None
+    np.testing.assert_array_equal(deep.image.flux, plain.image.flux)
 
 
 @pytest.mark.parametrize(
@@ -427,3 +464,244 @@ def test_a_jpeg_is_reduced_while_it_is_decoded_without_changing_the_flux(tmp_pat
     np.testing.assert_allclose(
         jpeg.image.flux, png.image.flux, atol=0.02 * float(png.image.flux.max())
     )
+
+
+@pytest.mark.parametrize("r_to_i", [0.45, 0.57])  # M star, blue galaxy
+def test_four_bands_drawn_as_three_colours_come_back_to_a_tenth(r_to_i: float) -> None:
+    """The flux in i lies between those in r and z; DR10 pictures do not tell where."""
+    red = np.array([0.18, 0.10, 0.03])  # z, r, g of an old galaxy, nmgy per pixel
+    for colours in (red, np.array([0.05, 0.04, 0.03])):
+        flux = np.linspace(0.2, 1, 64).reshape(1, 8, 8) * colours[:, None, None]
+        flux_i = flux[1] + r_to_i * (flux[0] - flux[1])
+        picture = drawn_from_four(flux, flux_i=flux_i)
+
+        found = undo(LOOKS["legacysurvey_dr10"], np.round(picture * 255).astype(np.uint8))
+
+        np.testing.assert_allclose(found, flux, rtol=0.1, atol=0.004)
+
+
+@pytest.mark.parametrize("name", ["legacysurvey", "legacysurvey_old", "galaxyzoo_decals"])
+def test_a_picture_of_a_calibrated_cutout_gives_its_flux_back(
+    name: str, shared_data: Path, tmp_path: Path
+) -> None:
+    """A real cutout at native pixels, drawn by the published stretch, saved in 8 bits, read."""
+    file = shared_data / "legacysurvey_fits_cutouts" / "temp_small.fits"
+    flux = fits.getdata(file)[::-1, 64:160, 64:160].astype(np.float64)  # z, r, g of 0.262 arcsec
+    picture = drawn(LOOKS[name], flux[:, ::-1])
+    save(np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8), tmp_path / "a.png")
+    (tmp_path / "look.toml").write_text(f'look = "{name}"\npixel_scale_arcsec = 0.262\n')
+
+    (seen,) = everything(tmp_path / "a.png")
+
+    assert seen.notes[0] == f"look: {name}"
+    assert seen.image is not None
+    clear = np.all((picture > 0.02) & (picture < 0.99), axis=2)[::-1]
+    assert clear.sum() > 1000
+    noise = flux[:, clear].std(axis=1)[:, None]
+    off = np.abs(seen.image.flux[:, clear] - flux[:, clear])
+    assert (off < 0.1 * np.abs(flux[:, clear]) + 0.15 * noise).mean() > 0.99
+
+
+def test_the_legend_beside_the_pictures_or_above_says_look_and_scale(tmp_path: Path) -> None:
+    file = save(disc(384), tmp_path / "sloan" / "deep" / "a.png")
+    (before,) = everything(file)
+    assert composite.companions(file) == ()
+    legend = tmp_path / "sloan" / "look.toml"
+    legend.write_text('look = "cfhtls"\npixel_scale_arcsec = 0.131\n')
+
+    assert composite.companions(file) == (legend,)
+    (seen,) = everything(file)
+
+    assert before.notes[0] == "look: sdss"
+    assert seen.notes[0] == "look: cfhtls"
+    assert not [note for note in seen.notes if "scale" in note]
+    assert seen.fingerprint != before.fingerprint
+    assert seen.image is not None
+    # A radius of 60 px of 0.131 arcsec is 30 px of 0.262 arcsec.
+    share = (seen.image.flux[0] > seen.image.flux[0].max() / 20).mean()
+    assert share == pytest.approx(np.pi * 30**2 / 96**2, rel=0.06)
+    legend.write_text('look = "cfhtls"\npixel_scale_arcsec = 0.2\n')
+    assert everything(file)[0].fingerprint != seen.fingerprint
+
+
+def test_a_large_jpeg_of_known_scale_is_not_reduced_below_its_pixels(tmp_path: Path) -> None:
+    rgb = disc(1600, radius=30)
+    save(rgb, tmp_path / "a.png")
+    Picture.fromarray(rgb).save(tmp_path / "b.jpg", quality=98, subsampling=0)
+    (tmp_path / "look.toml").write_text("pixel_scale_arcsec = 0.262")
+
+    (png,), (jpeg,) = everything(tmp_path / "a.png"), everything(tmp_path / "b.jpg")
+
+    assert png.image is not None
+    assert jpeg.image is not None
+    scale = float(png.image.flux.max())
+    np.testing.assert_allclose(jpeg.image.flux, png.image.flux, atol=0.1 * scale)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("look = sdss", "not TOML"),
+        ('look = "hubble"', "expected look to be one of sdss, legacysurvey"),
+        ("pixel_scale_arcsec = -1", "expected pixel_scale_arcsec above 0, got -1"),
+        ("pixel_scale_arcsec = inf", "above 0, got inf"),
+        ('scale = "0.2"', "expected look and pixel_scale_arcsec, got 'scale'"),
+        ("\udcff", "not TOML"),
+    ],
+)
+def test_a_legend_that_makes_no_sense_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    file = save(disc(), tmp_path / "a.png")
+    (tmp_path / "look.toml").write_bytes(text.encode(errors="surrogateescape"))
+
+    assert message in only_reason(file)
+    with pytest.raises(ValueError, match=r"look\.toml"):
+        composite.read_one(file, "")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "CMYK"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (300, 40), (212, 212)])
+def test_a_screenshot_of_anything_is_accepted(
+    mode: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (*size, 3), dtype=np.uint8)
+    grey = noise[:, :, 0]
+    if mode == "I;16":
+        picture = Picture.fromarray(grey.astype(np.uint16) * 257)
+    else:
+        picture = Picture.fromarray(noise).convert(mode)
+    file = tmp_path / ("shot.jpg" if mode == "CMYK" else "shot.png")
+    picture.save(file)
+
+    (batch,) = list(composite.read(file))
+
+    if batch.skipped:
+        assert size == (1, 1)
+        assert batch.skipped[0].reason.startswith("an empty picture")
+        return
+    (seen,) = batch.observations
+    assert not seen.calibrated
+    assert seen.notes[0].startswith("look: ")
+    assert seen.image is not None
+    assert np.isfinite(seen.image.flux).all()
+
+
+def test_transparent_pixels_are_bad(tmp_path: Path) -> None:
+    rgba = np.dstack([disc(), np.full((424, 424), 255, np.uint8)])
+    rgba[:212, :, 3] = 0
+    Picture.fromarray(rgba).save(tmp_path / "half.png")
+
+    (seen,) = everything(tmp_path / "half.png")
+
+    assert "transparent pixels are bad" in seen.notes
+    assert seen.image is not None
+    assert seen.image.mask[:, 50:].all()  # the top of a picture is its last row here
+    assert not seen.image.mask[:, :46].any()
+    rgba[:, :, 3] = 0
+    Picture.fromarray(rgba).save(tmp_path / "none.png")
+    assert "no usable pixel" in only_reason(tmp_path / "none.png")
+
+
+def test_the_first_frame_of_an_animation_is_shown(tmp_path: Path) -> None:
+    first, second = Picture.fromarray(disc()), Picture.fromarray(disc(x=80))
+    first.save(tmp_path / "a.png", save_all=True, append_images=[second])
+
+    (seen,), (still,) = (
+        everything(tmp_path / "a.png"), everything(save(disc(), tmp_path / "b.png"))
+    )  # fmt: skip
+
+    assert "several frames: the first is shown" in seen.notes
+    assert seen.image is not None
+    assert still.image is not None
+    np.testing.assert_array_equal(seen.image.flux, still.image.flux)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_the_turn_that_exif_asks_for_is_made(suffix: str, tmp_path: Path) -> None:
+    upright = np.ascontiguousarray(disc(x=60, y=20, radius=25)[:, 60:])  # 424 high, 364 wide
+    lying = Picture.fromarray(np.ascontiguousarray(np.rot90(upright)))
+    exif = Picture.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    lying.save(tmp_path / f"lying{suffix}", exif=exif, quality=95)
+    Picture.fromarray(upright).save(tmp_path / f"upright{suffix}", quality=95)
+
+    (turned,) = everything(tmp_path / f"lying{suffix}")
+    (plain,) = everything(tmp_path / f"upright{suffix}")
+
+    assert "turned as its EXIF says" in turned.notes
+    assert turned.image is not None
+    assert plain.image is not None
+    np.testing.assert_allclose(
+        turned.image.flux, plain.image.flux, atol=0.1 * float(plain.image.flux.max())
+    )
+
+
+@pytest.mark.parametrize("shape", [(6000, 6000), (1000, 30_000)])
+def test_a_huge_png_is_read_in_little_memory(shape: tuple[int, int], tmp_path: Path) -> None:
+    y, x = (np.arange(size) - (size - 1) / 2 for size in shape)
+    grey = (200 * (np.hypot(y[:, None], x) < min(shape) / 8)).astype(np.uint8)
+    Picture.fromarray(grey).save(tmp_path / "huge.png", compress_level=1)
+    del grey
+    tracemalloc.start()
+
+    (seen,) = everything(tmp_path / "huge.png")
+
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40e6  # as floating point, three planes of 36 million pixels are 432 MB
+    assert "reduced from a larger picture" in seen.notes
+    assert seen.image is not None
+    share = (seen.image.flux[0] > seen.image.flux[0].max() / 20).mean()
+    assert share == pytest.approx(np.pi / 16, rel=0.06)
+
+
+def test_a_png_too_large_to_decode_is_refused_undecoded(tmp_path: Path) -> None:
+    Picture.new("1", (11_000, 10_000)).save(tmp_path / "large.png")
+
+    assert "too large a picture: expected 100,000,000 pixels at most" in only_reason(
+        tmp_path / "large.png"
+    )
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("num", [100, pytest.param(3000, marks=pytest.mark.slow)])
+def test_damaged_pictures_are_read_or_refused_with_a_reason(
+    suffix: str, num: int, tmp_path: Path
+) -> None:
+    whole = save(
+        np.random.default_rng(5).integers(0, 255, (60, 60, 3), dtype=np.uint8),
+        tmp_path / f"whole{suffix}",
+    )
+    content = whole.read_bytes()
+    file = tmp_path / f"bad{suffix}"
+    refused = 0
+    for seed in range(num):
+        rng = np.random.default_rng(seed)
+        spoiled = bytearray(content)
+        for flip in range(1 + seed % 5):
+            end = 120 if flip % 2 == 0 else len(content)  # headers are a small part
+            spoiled[int(rng.integers(end))] ^= 1 << int(rng.integers(8))
+        if seed % 4 == 3:
+            spoiled = spoiled[: int(rng.integers(len(content)))]
+        file.write_bytes(spoiled)
+        (batch,) = list(composite.read(file))
+        if batch.skipped:
+            refused += 1
+            assert batch.skipped[0].reason
+            with pytest.raises(ValueError, match=f"bad{suffix}"):
+                composite.read_one(file, "")
+            continue
+        image = batch.observations[0].image
+        assert image is not None
+        assert np.isfinite(image.flux).all()
+        assert not batch.observations[0].calibrated
+    # A PNG has checksums; a JPEG has none, so that a flip in it is a picture like any other.
+    assert refused > (0.9 if suffix == ".png" else 0.2) * num
+
+
+def test_pictures_read_before_keep_their_fingerprints(tmp_path: Path) -> None:
+    """What existing files give may not change: an index would embed all of them again."""
+    file = save(disc(), tmp_path / "gz2" / "a.png")
+
+    (seen,) = everything(file)
+
+    assert seen.fingerprint == fingerprint("composite 1", "sdss", file.read_bytes())

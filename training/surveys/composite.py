@@ -6,12 +6,20 @@ sky. So `calibrated` is False and no photometry is given.
 
 Scale: where the size of a pixel is known (Space Warps), the central 25 arcsec are cut out. Else
 the central half of the picture becomes the 96 pixels, as Galaxy Zoo pictures are scaled to hold
-their galaxy in it; sizes on the sky then mean nothing, and a note says so.
+their galaxy in it; sizes on the sky then mean nothing, and a note says so. A file beside the
+pictures may say their look and scale (`legend`).
+
+Any JPEG or PNG is accepted: grey, 16 bits (reduced to 8), CMYK, palette. Transparent pixels are
+bad, the turn that EXIF asks for is made, of an animation the first frame is shown. A JPEG is
+reduced while it is decoded; a PNG above 16 million pixels is cut and reduced before it becomes
+floating point, one above 100 million is refused.
 """
 
 from __future__ import annotations
 
 import io
+import math
+import struct
 import tokenize
 import warnings
 import zipfile
@@ -22,10 +30,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from numpy import ndarray
 from PIL import Image as Picture
-from PIL import UnidentifiedImageError
+from PIL import ImageOps, UnidentifiedImageError
 
 from training.observations import (
     IMAGE_SIZE,
@@ -37,10 +45,18 @@ from training.observations import (
 )
 from training.surveys.cutout import cut_out
 from training.surveys.files import list_by_suffix, read_single, read_single_again, reason
-from training.surveys.stretch import Look, grey_level_nmgy, look_of, undo
+from training.surveys.legend import Legend, legend_file, legend_of
+from training.surveys.stretch import grey_level_nmgy, look_of, undo
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".npz")
-MODES = ("RGB", "RGBA", "L", "P")  # 8 bits a channel
+MAX_PIXELS = 2**24  # beyond, a picture is cut and reduced once decoded
+MAX_DECODED_PIXELS = 100_000_000  # of a PNG, which is decoded whole: 400 MB
+_ORIENTATION = 0x0112  # EXIF
+# What Pillow lets through when a picture is damaged.
+BROKEN_PICTURE = (
+    *(OSError, SyntaxError, EOFError, zlib.error, struct.error, KeyError, IndexError, TypeError),
+    *(AttributeError, OverflowError, MemoryError, RuntimeError, ZeroDivisionError),
+)
 RECIPE = "composite 1"  # part of the fingerprint: raise it when the same file gives other pixels
 # What zipfile and numpy let through when an archive is damaged.
 BROKEN_NPZ = (
@@ -59,6 +75,8 @@ class _Drawn:
     rgb: UInt8[ndarray, "y x 3"]
     height: int
     width: int
+    transparent: Bool[ndarray, "y x"] | None = None
+    notes: tuple[str, ...] = ()  # on what was done to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +93,12 @@ def list_files(source: Path) -> list[Path]:
     return list_by_suffix(source, SUFFIXES)
 
 
+def companions(file: Path) -> tuple[Path, ...]:
+    """The legend that counts for a picture. See `Reader`."""
+    legend = legend_file(file.absolute())
+    return () if legend is None else (legend,)
+
+
 def read(file: Path, *, batch_size: int = 64) -> Iterator[ObservationBatch]:
     """The pictures of one file: one of a JPEG or PNG, all of a npz. See `Reader`."""
     file = file.absolute()
@@ -82,7 +106,7 @@ def read(file: Path, *, batch_size: int = 64) -> Iterator[ObservationBatch]:
         yield read_single(file, _observe)
         return
     try:
-        crops = _open_crops(file)
+        crops, legend = _open_crops(file), legend_of(file)
     except (OSError, ValueError) as error:
         yield ObservationBatch((), (Skipped(str(file), reason(error)),))
         return
@@ -90,7 +114,7 @@ def read(file: Path, *, batch_size: int = 64) -> Iterator[ObservationBatch]:
         observations, skipped = [], []
         for row in range(start, min(start + batch_size, len(crops.images))):
             try:
-                observations.append(_observe_crop(file, crops, row))
+                observations.append(_observe_crop(file, crops, row, legend))
             except ValueError as error:
                 skipped.append(Skipped(f"{file}[{row}]", reason(error)))
         yield ObservationBatch(tuple(observations), tuple(skipped))
@@ -102,28 +126,27 @@ def read_one(source: Path, source_part: str) -> Observation:
     if file.suffix.lower() != ".npz":
         return read_single_again(file, source_part, _observe)
     try:
-        crops = _open_crops(file)
+        crops, legend = _open_crops(file), legend_of(file)
     except (OSError, ValueError) as error:
         raise ValueError(f"{file}: {reason(error)}") from error
     if not (source_part.isdecimal() and int(source_part) < len(crops.images)):
         raise ValueError(f"{file} has rows 0 to {len(crops.images) - 1}, no part {source_part!r}")
-    return _observe_crop(file, crops, int(source_part))
+    return _observe_crop(file, crops, int(source_part), legend)
 
 
 def _observe(file: Path) -> Observation:
-    content = file.read_bytes()
-    drawn = _decode(content)
-    look = look_of(file, drawn.rgb)
-    return _observation(file, drawn, look, name=file.stem, part="", content=content)
+    content, legend = file.read_bytes(), legend_of(file)
+    drawn = _decode(content, pixel_scale_arcsec=legend.pixel_scale_arcsec)
+    return _observation(file, drawn, legend, name=file.stem, part="", content=content)
 
 
-def _observe_crop(file: Path, crops: _Crops, row: int) -> Observation:
+def _observe_crop(file: Path, crops: _Crops, row: int, legend: Legend) -> Observation:
     if not crops.names[row].strip():
         raise ValueError("it has no name")
     rgb = crops.images[row]
     drawn = _Drawn(rgb=rgb, height=rgb.shape[0], width=rgb.shape[1])
     return _observation(
-        file, drawn, look_of(file, rgb), name=crops.names[row], part=str(row),
+        file, drawn, legend, name=crops.names[row], part=str(row),
         content=rgb, position=crops.positions[row],
     )  # fmt: skip
 
@@ -131,7 +154,7 @@ def _observe_crop(file: Path, crops: _Crops, row: int) -> Observation:
 def _observation(
     file: Path,
     drawn: _Drawn,
-    look: Look,
+    legend: Legend,
     *,
     name: str,
     part: str,
@@ -140,9 +163,14 @@ def _observation(
 ) -> Observation:
     if drawn.rgb.min() == drawn.rgb.max():
         raise ValueError(f"an empty picture: every pixel is {drawn.rgb.flat[0]}")
-    notes = [f"look: {look.name}"]
+    look = legend.look or look_of(file, drawn.rgb)
+    notes = [f"look: {look.name}", *drawn.notes]
     rgb = drawn.rgb
-    scale_arcsec = look.pixel_arcsec_by_width.get(drawn.width)
+    scale_arcsec = legend.pixel_scale_arcsec or look.pixel_arcsec_by_width.get(drawn.width)
+    # What else than its bytes made it: nothing for most, whose fingerprints stay as they were.
+    apart = list(drawn.notes)
+    if legend.pixel_scale_arcsec is not None:
+        apart.append(repr(legend.pixel_scale_arcsec))
     if scale_arcsec is None:
         scale_arcsec = PIXEL_SCALE_ARCSEC * 2 * IMAGE_SIZE / min(drawn.height, drawn.width)
         notes.append("pixel scale unknown: the central half is shown")
@@ -150,8 +178,11 @@ def _observation(
             scale_arcsec = PIXEL_SCALE_ARCSEC
             notes[-1] = "pixel scale unknown: every pixel is shown as 0.262 arcsec"
     reduced = drawn.width / rgb.shape[1]
+    flux = undo(look, rgb)
+    if drawn.transparent is not None:
+        flux[:, drawn.transparent] = np.nan
     cutout = cut_out(
-        undo(look, rgb)[:, ::-1],  # pictures start in the north, images in the south
+        flux[:, ::-1],  # pictures start in the north, images in the south
         bands=look.bands,
         scale_y_arcsec=scale_arcsec * reduced,
         scale_x_arcsec=scale_arcsec * reduced,
@@ -163,7 +194,7 @@ def _observation(
         release="",
         source_id=name,
         object_id=name,
-        fingerprint=fingerprint(RECIPE, look.name, content),
+        fingerprint=fingerprint(RECIPE, look.name, content, *apart),
         source=str(file),
         source_part=part,
         ra_deg=ra_deg,
@@ -174,31 +205,74 @@ def _observation(
     )
 
 
-def _decode(content: bytes) -> _Drawn:
-    """Bytes of a JPEG or PNG -> RGB; a large JPEG is reduced while it is decoded.
+def _decode(content: bytes, *, pixel_scale_arcsec: float | None = None) -> _Drawn:
+    """Bytes of a JPEG or PNG -> RGB; a large one is reduced.
 
     Raises:
-        ValueError: not a picture, truncated, or not of 8 bits a channel.
+        ValueError: not a picture, truncated or damaged, or too large.
     """
     try:
         with (
             warnings.catch_warnings(action="ignore"),  # about palettes and metadata
-            Picture.open(io.BytesIO(content), formats=("JPEG", "PNG")) as picture,
+            Picture.open(io.BytesIO(content), formats=("JPEG", "PNG")) as opened,
         ):
-            width, height = picture.size
-            if picture.mode not in MODES:
-                raise ValueError(f"expected 8-bit RGB, got a picture of mode {picture.mode}")
-            if picture.format == "JPEG":
-                # The half that is kept must not fall below the 96 pixels it becomes.
-                picture.draft("RGB", (2 * IMAGE_SIZE, 2 * IMAGE_SIZE))
-            rgb = np.asarray(picture.convert("RGB"))
+            return _drawn(opened, pixel_scale_arcsec)
     except UnidentifiedImageError as error:  # its text names a buffer of ours
         raise ValueError("not a JPEG or PNG picture") from error
     except Picture.DecompressionBombError as error:
         raise ValueError(f"too large a picture: {error}") from error
-    except (OSError, SyntaxError) as error:
+    except BROKEN_PICTURE as error:
         raise ValueError(f"broken picture: {error}") from error
-    return _Drawn(rgb=rgb, height=height, width=width)
+
+
+def _drawn(opened: Picture.Image, pixel_scale_arcsec: float | None) -> _Drawn:
+    width, height = opened.size
+    notes = ["several frames: the first is shown"] if getattr(opened, "n_frames", 1) > 1 else []
+    if opened.format == "PNG" and width * height > MAX_DECODED_PIXELS:
+        raise ValueError(
+            f"too large a picture: expected {MAX_DECODED_PIXELS:,} pixels at most, got "
+            f"{width} x {height}"
+        )
+    needed = 2 * IMAGE_SIZE  # the half that is kept must not fall below the 96 pixels it becomes
+    if pixel_scale_arcsec is not None:  # nor a pixel grow beyond those of the image
+        shrunk = min(1.0, pixel_scale_arcsec / PIXEL_SCALE_ARCSEC) * min(width, height)
+        needed = max(needed, math.ceil(shrunk))
+    if opened.format == "JPEG":
+        opened.draft("RGB", (needed, needed))
+    picture = opened
+    if picture.getexif().get(_ORIENTATION, 1) in range(2, 9):
+        picture = ImageOps.exif_transpose(picture)
+        notes.append("turned as its EXIF says")
+        if picture.size != opened.size:
+            width, height = height, width
+    reduced_to = picture.size[0] / width  # by the decoder
+    if picture.mode.startswith("I;16"):
+        picture = Picture.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        notes.append("reduced from 16 bits")
+    if picture.size[0] * picture.size[1] > MAX_PIXELS:
+        picture = _central_square(picture, pixel_scale_arcsec)
+        width, height = (round(size / reduced_to) for size in picture.size)
+        picture = picture.reduce(max(1, min(picture.size) // needed))
+        notes.append("reduced from a larger picture")
+    transparent = None
+    if picture.has_transparency_data:
+        alpha = np.asarray(picture.convert("RGBA"))[:, :, 3]
+        if alpha.min() < 128:
+            transparent = alpha < 128
+            notes.append("transparent pixels are bad")
+    rgb = np.asarray(picture.convert("RGB"))
+    return _Drawn(rgb=rgb, height=height, width=width, transparent=transparent, notes=tuple(notes))
+
+
+def _central_square(picture: Picture.Image, pixel_scale_arcsec: float | None) -> Picture.Image:
+    """The middle of a picture, all that is looked at, with the same centre; in full colour."""
+    side = min(picture.size)
+    if pixel_scale_arcsec is not None:
+        side = min(side, math.ceil(IMAGE_SIZE * PIXEL_SCALE_ARCSEC / pixel_scale_arcsec) + 4)
+    width, height = (side + (size - side) % 2 for size in picture.size)
+    left, top = (picture.size[0] - width) // 2, (picture.size[1] - height) // 2
+    cut = picture.crop((left, top, left + width, top + height))
+    return cut.convert("RGBA" if cut.has_transparency_data else "RGB")
 
 
 def _open_crops(file: Path) -> _Crops:

@@ -227,7 +227,7 @@ def _agree(stated: dict[str, float], key: str, value: float) -> None:
 def _bad_bits(hdu: ImageHdu) -> Bool[ndarray, "band y x"]:
     try:
         bits = np.asarray(hdu.data)
-    except (TypeError, OSError, ValueError) as error:
+    except Exception as error:  # as in `pixels`
         raise ValueError(f"MASK: truncated: {error}") from error
     if bits.dtype.kind not in "iu":
         raise ValueError(f"MASK: expected whole numbers, got {bits.dtype}")

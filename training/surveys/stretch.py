@@ -6,10 +6,13 @@ arcsinh stretch. Undoing it gives nanomaggies back up to what the picture threw 
 about 20 % where nothing is clipped, and never calibrated.
 
 Sources: Lupton et al. 2004, PASP 116, 133 (the method); SDSS-III photometric pipeline (colour
-scales 0.4 x (5, 6.5, 9), nonlinearity 2.25); Legacy Survey viewer ("dr2" style: scales g 6,
-r 3.4, z 2.2, offset 0.03, Q 20); Galaxy Zoo DECaLS (Walmsley et al. 2022: divisors g 0.008,
-r 0.014, z 0.019 between -0.5 and 300); HumVI as used by Space Warps (Marshall et al. 2016:
-scales 0.4, 0.6, 1.7, Q 1, alpha 0.09 on flux of zero point 30).
+scales 0.4 x (5, 6.5, 9), nonlinearity 2.25); Legacy Survey viewer, map/views.py of
+github.com/legacysurvey/imagine (dr2_rgb: scales g 6, r 3.4, z 2.2, offset 0.03, Q 20, for DR2 to
+DR9; DR10 is drawn from four bands with all scales times 1.5); the Legacy Survey's pipeline,
+legacypipe/survey.py (sdss_rgb is the same formula, that of its later JPEGs of bricks; get_rgb drew
+the older ones: divisors g 0.0066, r 0.01, z 0.025 between -1 and 100); Galaxy Zoo DECaLS (Walmsley
+et al. 2022: divisors g 0.008, r 0.014, z 0.019 between -0.5 and 300); HumVI as used by Space Warps
+(Marshall et al. 2016: scales 0.4, 0.6, 1.7, Q 1, alpha 0.09 on flux of zero point 30).
 """
 
 from __future__ import annotations
@@ -48,12 +51,23 @@ class Look:
     offset: float = 0.0
     black: float = 0.0
     white: float = 1.0
+    # How much of each of `bands` is in red, green and blue; None: one band in each.
+    mix: tuple[tuple[float, float, float], ...] | None = None
     # Size of a picture's pixel by the picture's width, where a service has fixed sizes.
     pixel_arcsec_by_width: dict[int, float] = field(default_factory=dict)
 
 
 _GRI = ("DES-I", "DES-R", "DES-G")
 _GRZ = ("DES-Z", "DES-R", "DES-G")
+# DR10 mixes four bands: red 0.75 z + 0.25 i, green 0.5 i + 0.5 r, blue 0.25 r + 0.75 g. Four cannot
+# be told from three, so the flux in i is taken as the mean of those in r and z, which is right to
+# 5 % for galaxies and for stars down to M. In scaled units (3.3 z, 4.5 i, 5.1 r):
+_I_OF_Z, _I_OF_R = 4.5 / 3.3 / 2, 4.5 / 5.1 / 2
+_DR10_MIX = (
+    (0.75 + 0.25 * _I_OF_Z, 0.25 * _I_OF_R, 0.0),
+    (0.5 * _I_OF_Z, 0.5 + 0.5 * _I_OF_R, 0.0),
+    (0.0, 0.25, 0.75),
+)
 _SPACE_WARPS_FRAME_ARCSEC = 30.0  # drawn on 484 px; its central 320 px reduced to 128 px
 
 LOOKS: dict[str, Look] = {
@@ -66,6 +80,14 @@ LOOKS: dict[str, Look] = {
         Look(
             name="legacysurvey", bands=_GRZ, scales=(2.2, 3.4, 6.0), native_pixel_arcsec=0.262,
             softening=20.0, span=20.0**0.5, offset=0.03,
+        ),
+        Look(
+            name="legacysurvey_dr10", bands=_GRZ, scales=(3.3, 5.1, 9.0),
+            native_pixel_arcsec=0.262, softening=20.0, span=20.0**0.5, offset=0.03, mix=_DR10_MIX,
+        ),
+        Look(
+            name="legacysurvey_old", bands=_GRZ, scales=(1 / 0.025, 1 / 0.01, 1 / 0.0066),
+            native_pixel_arcsec=0.262, kind="apart", black=-1.0, white=100.0,
         ),
         Look(
             name="galaxyzoo_decals", bands=_GRZ, scales=(1 / 0.019, 1 / 0.014, 1 / 0.008),
@@ -96,6 +118,11 @@ _WORDS = {
     "cfhtls": "cfhtls",
     "spacewarps": "cfhtls",
 }
+# Two words of one name, for a release alone may be another survey's.
+_PAIRS = {
+    **{frozenset((word, "dr10")): "legacysurvey_dr10" for word in ("ls", "legacysurvey")},
+    frozenset(("legacysurvey", "old")): "legacysurvey_old",
+}
 _LOOSE_WORDS = {"sdss": "sdss"}  # often names the catalogue, not the picture
 
 
@@ -103,7 +130,8 @@ def look_of(file: Path, rgb: UInt8[ndarray, "y x 3"]) -> Look:
     """The look of a picture, by its name and its sky.
 
     A word of the file name, else of the nearest three folders, tells it: gz2 or sloan (SDSS),
-    decals (Galaxy Zoo DECaLS), legacysurvey or viewer (Legacy Survey viewer), cfhtls or
+    decals (Galaxy Zoo DECaLS), legacysurvey or viewer (Legacy Survey viewer), ls or legacysurvey
+    together with dr10 (its DR10), legacysurvey with old (older JPEGs of bricks), cfhtls or
     spacewarps (CFHTLS). "sdss" tells less, as pictures from the Legacy Survey viewer are often
     named after SDSS objects: there, and where no word helps, the sky decides. The viewer leaves
     it grey (its darkest corner at 24 of 255 or more); else it is "sdss", or "unknown" without
@@ -111,7 +139,11 @@ def look_of(file: Path, rgb: UInt8[ndarray, "y x 3"]) -> Look:
     """
     loose = "unknown"
     for part in (file.stem, *(folder.name for folder in list(file.parents)[:NUM_FOLDERS])):
-        for word in re.split(r"[^a-z0-9]+", part.lower()):
+        words = re.split(r"[^a-z0-9]+", part.lower())
+        for pair, name in _PAIRS.items():
+            if pair <= set(words):
+                return LOOKS[name]
+        for word in words:
             if word in _WORDS:
                 return LOOKS[_WORDS[word]]
             loose = _LOOSE_WORDS.get(word, loose)
@@ -137,7 +169,11 @@ def undo(look: Look, rgb: UInt8[ndarray, "y x 3"]) -> Float32[ndarray, "3 y x"]:
     for band, scale in enumerate(look.scales):
         np.multiply(red_green_blue[band], gain, out=flux[band])
         flux[band] -= look.offset
-        flux[band] *= area / scale
+        if look.mix is None:
+            flux[band] *= area / scale
+    if look.mix is not None:  # of weights that add up to 1: the offset is already off
+        unmix = np.linalg.inv(look.mix) * area / np.array(look.scales)[:, None]
+        flux = np.tensordot(unmix.astype(np.float32), flux, axes=1)
     return flux
 
 

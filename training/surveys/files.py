@@ -20,7 +20,10 @@ from numpy import ndarray
 from training.observations import Observation, ObservationBatch, Skipped
 
 # What astropy lets through when a header is damaged.
-BROKEN_FITS = (fits.VerifyError, KeyError, IndexError, TypeError, OverflowError, MemoryError)
+BROKEN_FITS = (
+    fits.VerifyError, KeyError, IndexError, TypeError, OverflowError, MemoryError,
+    EOFError, zlib.error,  # of gzip
+)  # fmt: skip
 FITS_STARTS = (b"SIMPLE  =", b"\x1f\x8b", b"BZh", b"PK")  # plain, gzip, bzip2, zip
 FITS_SUFFIXES = (".fits", ".fits.gz", ".fit", ".fits.fz")
 

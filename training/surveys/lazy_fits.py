@@ -110,7 +110,10 @@ class ImageRows:
             with _plain_errors(f"{self.name}: "):
                 section = self._compressed.section
                 one_axis = self.header.get("ZNAXIS") == "1"
-                pixels = np.asarray(section[:] if one_axis else section[start:stop])
+                try:
+                    pixels = np.asarray(section[:] if one_axis else section[start:stop])
+                except Exception as error:  # Rice fails with an exception of no public module
+                    raise ValueError(f"the pixels cannot be unpacked: {error}") from error
             pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
             return pixels.reshape(stop - start, self.num_pixels)
         stored = np.dtype(_PIXELS[integer(self.header, "BITPIX")])

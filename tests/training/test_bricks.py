@@ -204,10 +204,9 @@ def test_north_and_south_are_told_apart_by_release(tmp_path: Path) -> None:
         assert legacysurvey.companions(table) == tuple(sorted(files.values()))
 
 
-@pytest.mark.parametrize("bit", range(18))
-def test_maskbits_that_spoil_a_pixel_spoil_it_in_their_bands(bit: int, tmp_path: Path) -> None:
+def test_maskbits_that_spoil_a_pixel_spoil_it_in_their_bands(tmp_path: Path) -> None:
     bits = np.zeros((SIZE, SIZE), np.int32)
-    bits[200, 210] = 1 << bit
+    bits[200, 200:218] = 1 << np.arange(18)
     bits[100, 100] = 0x7FFFFFFF  # beyond the cutout
     write_coadds(tmp_path, bands="griz", maskbits=bits)
     table = write_table(tmp_path / f"tractor-{BRICK}.fits", positions(np.array([[200, 200]])))
@@ -217,10 +216,11 @@ def test_maskbits_that_spoil_a_pixel_spoil_it_in_their_bands(bit: int, tmp_path:
     # legacysurvey.org/dr10/bitmasks: 1 BRIGHT; 2, 3, 4, 14 SATUR_grzi; 5, 6, 7, 15 ALLMASK_grzi
     spoilt = {1: "griz", 2: "g", 3: "r", 4: "z", 5: "g", 6: "r", 7: "z", 14: "i", 15: "i"}
     assert seen.image is not None
-    expected = [band in spoilt.get(bit, "") for band in "griz"]
-    assert seen.image.mask[:, 48, 58].tolist() == expected
-    assert seen.image.mask.sum() == sum(expected)
-    assert (seen.image.ivar[:, 48, 58] == 0).tolist() == expected
+    for bit in range(18):
+        expected = [band in spoilt.get(bit, "") for band in "griz"]
+        assert seen.image.mask[:, 48, 48 + bit].tolist() == expected, bit
+        assert (seen.image.ivar[:, 48, 48 + bit] == 0).tolist() == expected
+    assert seen.image.mask.sum() == sum(map(len, spoilt.values()))
 
 
 def test_sixteen_bits_of_an_older_release_are_read_too(tmp_path: Path) -> None:
@@ -431,7 +431,7 @@ def test_flipped_bits_of_a_coadd_end_in_an_image_or_a_reason(
     table = write_table(tmp_path / f"tractor-{BRICK}.fits", positions(np.array([[200, 250]])))
     content = file.read_bytes()
     rng = np.random.default_rng(11)
-    for turn in range(20):
+    for turn in range(12):
         damaged = bytearray(content)
         # Headers are where most can go wrong.
         for place in rng.integers(len(content) if turn % 2 else 8640, size=3):

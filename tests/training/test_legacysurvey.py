@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -261,3 +262,93 @@ def test_another_content_has_another_fingerprint(tmp_path: Path) -> None:
     planes[0, 60, 60] += 1
 
     assert only(write(tmp_path / "b.fits", planes, header())).fingerprint != first
+
+
+def test_swapped_axes_are_refused_with_what_was_expected_and_what_came(tmp_path: Path) -> None:
+    planes = np.moveaxis(noise(), 0, -1)
+
+    reason = only_reason(write(tmp_path / "yxb.fits", planes, header()))
+
+    assert reason == (
+        "HDU 0: swapped axes: expected (band, y, x) with 3 bands first, got (120, 120, 3)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("BUNIT", "adu", "HDU 0: BUNIT: expected nanomaggy, got 'adu'"),
+        ("BUNIT", "erg/s/cm2", "HDU 0: BUNIT: expected nanomaggy, got 'erg/s/cm2'"),
+        ("MAGZERO", 27.0, "HDU 0: MAGZERO: expected the zero point of nanomaggies, 22.5, got 27.0"),
+        (
+            "MAGZPT",
+            "high",
+            "HDU 0: MAGZPT: expected the zero point of nanomaggies, 22.5, got 'high'",
+        ),
+    ],
+)
+def test_another_unit_or_zero_point_is_refused(
+    key: str, value: object, reason: str, tmp_path: Path
+) -> None:
+    cards = header()
+    cards[key] = value
+
+    assert only_reason(write(tmp_path / "unit.fits", noise(), cards)) == reason
+
+
+@pytest.mark.parametrize("unit", ["nanomaggy", "nanomaggies", "nmgy", "Nanomaggies / pixel", None])
+def test_nanomaggies_are_accepted_however_they_are_spelled(
+    unit: str | None, tmp_path: Path
+) -> None:
+    cards = header()
+    cards["BUNIT"], cards["MAGZERO"] = unit, 22.5
+
+    notes = only(write(tmp_path / "unit.fits", noise(), cards)).notes
+
+    assert ("BUNIT missing: taken as nanomaggies" in notes) == (unit is None)
+
+
+def test_inverse_variance_in_another_unit_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "ivar.fits"
+    ivar = fits.ImageHDU(np.ones((3, 120, 120), np.float32), header())
+    ivar.header["IMAGETYP"], ivar.header["BUNIT"] = "invvar", "nanomaggy"
+    fits.HDUList([fits.PrimaryHDU(noise(), header()), ivar]).writeto(file)
+
+    assert only_reason(file) == "HDU 1: BUNIT: expected 1/nanomaggy^2, got 'nanomaggy'"
+
+
+def test_gzip_rice_and_scaled_integers_are_the_same_cutout(tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).integers(-999, 999, (3, 120, 120)).astype(np.int16)
+    cards = header()
+    cards["BSCALE"], cards["BZERO"] = 1e-4, 0.0
+    plain = write(tmp_path / "plain.fits", stored, cards)
+    with fits.open(plain, mode="update", do_not_scale_image_data=True) as hdus:
+        hdus[0].header["BSCALE"], hdus[0].header["BZERO"] = 1e-4, 0.0
+    packed = tmp_path / "packed.fits.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    rice = tmp_path / "rice.fits.fz"
+    compressed = fits.CompImageHDU(stored * np.float32(1e-4), header(), compression_type="RICE_1")
+    fits.HDUList([fits.PrimaryHDU(), compressed]).writeto(rice)
+
+    images = [only(file).image for file in (plain, packed, rice)]
+
+    first = images[0]
+    assert first is not None
+    for image, tolerance in zip(images, (1e-9, 1e-9, 0.01), strict=True):
+        assert image is not None
+        np.testing.assert_allclose(image.flux, first.flux, atol=tolerance)
+    good = stored[:, 12:108, 12:108] * 1e-4
+    np.testing.assert_allclose(first.flux, good, atol=1e-7)
+
+
+def test_flipped_bits_end_in_a_cutout_or_a_reason(tmp_path: Path) -> None:
+    content = write(tmp_path / "whole.fits", noise(100), header(size=100)).read_bytes()
+    rng = np.random.default_rng(9)
+    file = tmp_path / "flipped.fits"
+    for turn in range(60):
+        damaged = bytearray(content)
+        for place in rng.integers(len(content) if turn % 2 else 2880, size=2):
+            damaged[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(damaged)
+        (batch,) = list(legacysurvey.read(file))
+        assert len(batch.observations) + len(batch.skipped) == 1

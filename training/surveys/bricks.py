@@ -28,6 +28,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from astropy.io import fits
@@ -38,7 +39,7 @@ from numpy import ndarray
 from training.observations import IMAGE_SIZE, PIXEL_SCALE_ARCSEC
 from training.surveys.cutout import NATIVE_TOLERANCE, Cutout, cut_out
 from training.surveys.files import open_fits, reason
-from training.surveys.nanomaggies import check_flux_header, check_ivar_unit
+from training.surveys.nanomaggies import check_flux_header, check_ivar_header
 
 BANDS = {"g": "DES-G", "r": "DES-R", "i": "DES-I", "z": "DES-Z"}
 BRICK_NAME = re.compile(r"\d{4}[pm]\d{3}")
@@ -49,6 +50,7 @@ BAD_BITS = {  # by band: BRIGHT, SATUR, ALLMASK
     "i": (1, 14, 15),
     "z": (1, 4, 7),
 }
+_ImageHdu: TypeAlias = fits.ImageHDU | fits.PrimaryHDU | fits.CompImageHDU
 _SUFFIXES = (".fits.fz", ".fits", ".fits.gz")
 _ANCESTORS = 4  # TOP/sweep/10.1/extra/: how far above the table TOP may be
 _NORTH = (8001, 9011)  # BASS and MzLS; every other RELEASE since DR8 is DECam, south
@@ -217,7 +219,7 @@ def read_brick(
         if ivar is not None:
             with _plane(coadds, coadds.invvar[band], like=(wcs, flux[plane])) as hdu:
                 _check_kind(hdu.header, kind="invvar", band=band)
-                if not check_ivar_unit(str(hdu.header.get("BUNIT", "")), where="BUNIT"):
+                if not check_ivar_header(hdu.header):
                     notes.append(f"BUNIT of invvar-{band} missing: taken as 1/nanomaggy^2")
                 _fill(ivar[plane], hdu, touched)
     maskbits = None
@@ -243,7 +245,7 @@ def _there(folder: Path, brick: str, kind: str) -> Path | None:
 @contextmanager
 def _plane(
     coadds: Coadds, file: Path, *, like: tuple[WCS, ndarray] | None = None
-) -> Iterator[fits.ImageHDU | fits.PrimaryHDU | fits.CompImageHDU]:
+) -> Iterator[_ImageHdu]:
     """The image HDU of a coadd file, of the brick and on the grid that are expected."""
     try:
         with open_fits(file) as opened:
@@ -278,7 +280,7 @@ def _grid(header: fits.Header) -> WCS:
     return wcs
 
 
-def _check_grid(hdu: fits.ImageHDU, wcs: WCS, plane: ndarray) -> None:
+def _check_grid(hdu: _ImageHdu, wcs: WCS, plane: ndarray) -> None:
     if hdu.shape != plane.shape[-2:]:
         raise ValueError(f"expected {plane.shape[-2:]} px as the first band, got {hdu.shape}")
     here = WCS(hdu.header, naxis=2)
@@ -322,7 +324,7 @@ def _touched(
 
 def _fill(
     plane: Float32[ndarray, "y x"] | Int32[ndarray, "y x"],
-    hdu: fits.ImageHDU | fits.PrimaryHDU | fits.CompImageHDU,
+    hdu: _ImageHdu,
     touched: Bool[ndarray, "row column"],
 ) -> None:
     """Copy the blocks that are touched, and those between two in a row of them."""

@@ -19,6 +19,7 @@ A galaxy larger than that is brighter than said here, a neighbour within it is i
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import zlib
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ from training.surveys.files import (
     read_single_again,
     stem,
 )
-from training.surveys.nanomaggies import check_flux_header, check_ivar_unit, photometry
+from training.surveys.nanomaggies import check_flux_header, check_ivar_header, photometry
 from training.surveys.tractor_table import headers, looks_like_one
 
 APERTURE_RADIUS_ARCSEC = 5.0
@@ -127,16 +128,16 @@ def _kind(file: Path) -> Literal["cutout", "table", "coadd", "other"]:
         return "coadd"
     if _TABLE_NAME.fullmatch(file.name):
         return "table"
-    try:
-        for num_bytes in (_FEW_BYTES, _MANY_BYTES):  # a cutout shows what it is at once
-            for header, _ in headers(_beginning(file, num_bytes)):
+    for num_bytes in (_FEW_BYTES, _MANY_BYTES):  # a cutout shows what it is at once
+        try:
+            for header, _ in headers(io.BytesIO(_beginning(file, num_bytes))):
                 if header.get("XTENSION") == "BINTABLE" and header.get("ZIMAGE") != "T":
                     return "table" if looks_like_one(column_names(header)) else "other"
                 if header.get("NAXIS") != "0":
                     of_a_brick = "BRICKNAM" in header or "BRICK" in header
                     return "coadd" if "IMTYPE" in header and of_a_brick else "cutout"
-    except (OSError, ValueError, EOFError, zlib.error):
-        pass  # reading it says why
+        except (OSError, ValueError, EOFError, zlib.error):
+            continue  # a longer header, or damage, of which reading says more
     return "cutout"
 
 
@@ -244,7 +245,10 @@ def _inverse_variance(
         ivar = pixels(hdu)
         if ivar is None:
             continue
-        check_ivar_unit(str(hdu.header.get("BUNIT", "")), where=f"HDU {number}: BUNIT")
+        try:
+            check_ivar_header(hdu.header)
+        except ValueError as error:
+            raise ValueError(f"HDU {number}: {error}") from error
         ivar = ivar if ivar.ndim == 3 else ivar[None]
         if ivar.shape != shape:
             raise ValueError(

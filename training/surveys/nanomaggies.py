@@ -47,20 +47,20 @@ def check_flux_header(header: Mapping[str, Any]) -> bool:
             agrees = False
         if not agrees:
             raise ValueError(f"{key}: expected the zero point of nanomaggies, 22.5, got {value!r}")
-    return check_unit(str(header.get("BUNIT", "")), where="BUNIT")
+    return check_unit(str(header.get("BUNIT") or ""), where="BUNIT")
+
+
+def check_ivar_header(header: Mapping[str, Any]) -> bool:
+    """Whether a header gives a unit of inverse variance; ValueError where it is another one."""
+    return _check(str(header.get("BUNIT") or ""), _IVAR_UNIT, "BUNIT", "1/nanomaggy^2")
 
 
 def check_unit(unit: str, *, where: str) -> bool:
     """Whether a unit of flux is given; raise ValueError where it is not nanomaggies."""
-    return _check(unit, _FLUX_UNIT, where=where, expected="nanomaggy")
+    return _check(unit, _FLUX_UNIT, where, "nanomaggy")
 
 
-def check_ivar_unit(unit: str, *, where: str) -> bool:
-    """Whether a unit of inverse variance is given; raise ValueError where it is another."""
-    return _check(unit, _IVAR_UNIT, where=where, expected="1/nanomaggy^2")
-
-
-def _check(unit: str, allowed: re.Pattern[str], *, where: str, expected: str) -> bool:
+def _check(unit: str, allowed: re.Pattern[str], where: str, expected: str) -> bool:
     text = "".join(unit.lower().split())
     if text and not allowed.fullmatch(text):
         raise ValueError(f"{where}: expected {expected}, got {unit.strip()!r}")

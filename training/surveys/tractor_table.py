@@ -1,4 +1,4 @@
-"""A Tractor or sweep table in its file: mapped into memory, grouped by brick, read in parts.
+"""A Tractor or sweep table in its file: found there, grouped by brick, read in parts.
 
 A Tractor table holds the sources of one brick (some 20,000 rows of 2 kB), a sweep those of many
 bricks (millions of rows of 0.5 kB). Nothing but the wanted columns of the wanted rows is decoded;
@@ -8,15 +8,15 @@ a gzipped table is unpacked into a temporary file first.
 from __future__ import annotations
 
 import gzip
-import mmap
 import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -41,6 +41,7 @@ _UNITS = {"ra": "deg", "dec": "deg", **{f"{column}": "arcsec" for column in SHAP
 _SPELLINGS = {"deg": ("deg", "degree", "degrees"), "arcsec": ("arcsec", "arcsecond", "arcseconds")}
 _BLOCK = 2880  # bytes: FITS comes in these
 _CARD = 80
+_MAX_HEADER = 1 << 22  # bytes: 50,000 cards; real ones have some 700
 _CHUNK = 16_384  # rows decoded at a time while grouping
 _NEAR = 1e-4  # 20 arcsec in radian: half a cutout and a little
 
@@ -51,7 +52,7 @@ Columns = dict[str, ndarray]
 class Table:
     """A table with the columns that name and place a source."""
 
-    content: bytes | mmap.mmap  # of the file
+    stream: BufferedIOBase  # unpacked
     header: dict[str, str]
     data_start: int
     row_bytes: int
@@ -63,22 +64,19 @@ class Table:
         Raises:
             ValueError: a column has several values a row, or text where numbers belong.
         """
-        first, num = (int(rows[0]), len(rows)) if len(rows) else (0, 0)
-        start = self.data_start + first * self.row_bytes
-        if np.array_equal(rows, np.arange(first, first + num)):
-            content = self.content[start : start + num * self.row_bytes]
-        else:
-            everything = np.frombuffer(
-                self.content, np.uint8, self.num_rows * self.row_bytes, self.data_start
-            )
-            content = everything.reshape(self.num_rows, self.row_bytes)[rows].tobytes()
-        header = self.header | {"NAXIS2": str(num)}  # some rows of a table are a table themselves
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
+        content = b"".join(self._read(int(run[0]), len(run)) for run in runs)
+        header = self.header | {"NAXIS2": str(len(rows))}  # rows of a table are a table themselves
         columns = read_columns(content, header, data_start=0, wanted=wanted)
         for name, values in columns.items():
             if values.ndim != 1 or (values.dtype.kind in "US") != (name in _TEXT):
                 kind = "text" if name in _TEXT else "number"
                 raise ValueError(f"column {name!r}: expected one {kind} a row, got {values.dtype}")
         return columns
+
+    def _read(self, first: int, num: int) -> bytes:
+        self.stream.seek(self.data_start + first * self.row_bytes)
+        return self.stream.read(num * self.row_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,15 +105,13 @@ def open_table(file: Path) -> Iterator[Table]:
     with file.open("rb") as opened, tempfile.TemporaryFile() as unpacked:
         start = opened.read(9)
         opened.seek(0)
-        source: IO[bytes] = opened
+        source: BufferedIOBase = opened
         if start.startswith(b"\x1f\x8b"):
-            _unpack(opened, unpacked)
-            source = unpacked
+            source = cast("BufferedIOBase", unpacked)
+            _unpack(opened, source)
         elif start != b"SIMPLE  =":
             raise ValueError("not a FITS file: it does not begin with SIMPLE")
-        # Not closed here: a reader's error may still hold an array of it. It goes with the last.
-        content = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ)
-        yield _find(content)
+        yield _find(source)
 
 
 def group_by_brick(table: Table) -> tuple[BrickRows, ...]:
@@ -165,23 +161,36 @@ def looks_like_one(names: tuple[str, ...]) -> bool:
     return set(REQUIRED) <= set(names)
 
 
-def headers(content: bytes | mmap.mmap) -> Iterator[tuple[dict[str, str], int]]:
-    """The header of each HDU and where its data begin, until the content ends.
+def headers(stream: BufferedIOBase) -> Iterator[tuple[dict[str, str], int]]:
+    """The header of each HDU and where its data begin, until the stream ends.
 
     Raises:
         ValueError: a header has no end or does not say how large its data are.
     """
     start = 0
-    while start < len(content) and content[start : start + 1].strip(b"\0 "):
-        end = start
-        while content[end : end + 8] != b"END     ":
-            end += _CARD
-            if end >= len(content):
+    while True:
+        stream.seek(start)
+        content = stream.read(_BLOCK)
+        if not content.strip(b"\0 "):  # the end, or padding after it
+            return
+        ends = _end(content, 0)
+        while ends is None:
+            more = stream.read(_BLOCK)
+            if len(more) < _BLOCK or len(content) > _MAX_HEADER:
                 raise ValueError("broken FITS header: it has no END, or the file is truncated")
-        data_start = start + -(-(end + _CARD - start) // _BLOCK) * _BLOCK
-        header = table_header(content[start:end], header_start=0, data_start=end - start)
-        yield header, data_start
-        start = data_start + -(-_num_bytes(header) // _BLOCK) * _BLOCK
+            ends = _end(more, len(content))
+            content += more
+        header = table_header(content, header_start=0, data_start=ends)
+        yield header, start + len(content)
+        start += len(content) + -(-_num_bytes(header) // _BLOCK) * _BLOCK
+
+
+def _end(block: bytes, offset: int) -> int | None:
+    """Where the END card is, counted from the begin of its header."""
+    for card in range(0, len(block), _CARD):
+        if block[card : card + 8] == b"END     ":
+            return offset + card
+    return None
 
 
 def _num_bytes(header: dict[str, str]) -> int:
@@ -197,9 +206,10 @@ def _num_bytes(header: dict[str, str]) -> int:
     return size * groups * (extra + elements)
 
 
-def _find(content: bytes | mmap.mmap) -> Table:
+def _find(stream: BufferedIOBase) -> Table:
+    num_bytes = stream.seek(0, 2)
     seen = []
-    for number, (header, data_start) in enumerate(headers(content)):
+    for number, (header, data_start) in enumerate(headers(stream)):
         if header.get("XTENSION") != "BINTABLE":
             continue
         if header.get("ZTABLE") == "T":
@@ -210,12 +220,12 @@ def _find(content: bytes | mmap.mmap) -> Table:
             continue
         _check_units(header, names)
         row_bytes, num_rows = int(header["NAXIS1"]), int(header["NAXIS2"])
-        if len(content) < data_start + row_bytes * num_rows:
+        if num_bytes < data_start + row_bytes * num_rows:
             raise ValueError(
                 f"truncated: {num_rows:,} rows of {row_bytes:,} bytes are promised, "
-                f"{max(0, len(content) - data_start):,} bytes are left"
+                f"{max(0, num_bytes - data_start):,} bytes are left"
             )
-        return Table(content, header, data_start, row_bytes, num_rows)
+        return Table(stream, header, data_start, row_bytes, num_rows)
     raise ValueError(
         "no usable HDU: expected an image (band, y, x) or a Tractor or sweep table with columns "
         f"{', '.join(REQUIRED)}, got {'; '.join(seen) or 'neither'}"
@@ -231,10 +241,10 @@ def _check_units(header: dict[str, str], names: tuple[str, ...]) -> None:
             check_unit(unit, where=f"column {name!r}")
 
 
-def _unpack(packed: IO[bytes], unpacked: IO[bytes]) -> None:
+def _unpack(packed: BufferedIOBase, unpacked: BufferedIOBase) -> None:
     try:
         with gzip.open(packed) as stream:
-            shutil.copyfileobj(cast("IO[bytes]", stream), unpacked, 1 << 20)
+            shutil.copyfileobj(stream, unpacked, 1 << 20)
     except (EOFError, zlib.error) as error:
         raise ValueError(f"truncated or damaged gzip file ({error})") from error
     unpacked.flush()

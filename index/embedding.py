@@ -72,6 +72,21 @@ class Vectors:
     values: Float16[ndarray, "n dim"]
 
 
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """Observations of one file that the encoder cannot read."""
+
+    file: str
+    first: str  # source_id
+    num: int
+
+    def reason(self, kinds: str) -> str:
+        one = f"{self.first}: the encoder has no view for it"
+        if self.num == 1:
+            return f"{one} ({kinds})"
+        return f"{one} ({kinds}), nor for {self.num - 1:,} more"
+
+
 @dataclass(slots=True)
 class Piece:
     """What a worker sends: small rows, vectors, and which inputs are finished."""
@@ -81,6 +96,9 @@ class Piece:
     num_embedded: int = 0
     files: list[ReadFile] = field(default_factory=list)
     refused: list[tuple[int, Skipped]] = field(default_factory=list)  # with the number of the file
+    # Observations that the encoder has no view for, by number of the file and what was seen: a
+    # catalogue may hold millions, so they are counted.
+    unseen: dict[tuple[int, str], Unseen] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +155,7 @@ def embed_files(
     tasks = deque(_file_tasks(files, num_workers))
     rows: list[tuple[list[InputFile], pa.Table]] = []  # of each task
     refused: list[tuple[int, Skipped]] = []
+    unseen: dict[tuple[int, str], Unseen] = {}
     finished: dict[int, ReadFile] = {}
     num_embedded = 0
     flushed = time.monotonic()
@@ -161,6 +180,8 @@ def embed_files(
         if piece.rows is not None:
             rows.append((task, piece.rows))
         refused.extend(piece.refused)
+        for (number, kinds), more in piece.unseen.items():
+            _count(unseen, number, kinds, more)
         num_embedded += piece.num_embedded
         finished.update((file.number, file) for file in piece.files)
         if time.monotonic() - flushed > FLUSH_SECONDS:
@@ -169,6 +190,8 @@ def embed_files(
         if progress:
             progress("embedding", len(finished), len(files))
     store.flush()
+    for (number, kinds), counted in unseen.items():
+        refused.append((number, Skipped(counted.file, counted.reason(kinds))))
     for number, skipped in refused:
         file = finished[number]
         finished[number] = replace(file, skipped=(*file.skipped, skipped))
@@ -307,7 +330,8 @@ def _embed(
         if not views:
             kinds = [name for name in ("image", "spectrum", "xp") if getattr(observation, name)]
             seen_as = " and ".join(kinds) or "catalogue values alone"
-            _refuse(piece, number, observation, f"the encoder has no view for it ({seen_as})")
+            one = Unseen(observation.source, observation.source_id, 1)
+            _count(piece.unseen, number, seen_as, one)
             continue
         seen.append((number, observation, views))
         if not all(store.has(view, [observation.fingerprint])[0] for view in views):
@@ -320,6 +344,11 @@ def _embed(
     piece.num_embedded += len(fresh) - len(refused)
     if kept:
         piece.rows = as_rows(kept, reader=reader)
+
+
+def _count(unseen: dict[tuple[int, str], Unseen], number: int, kinds: str, more: Unseen) -> None:
+    known = unseen.get((number, kinds))
+    unseen[number, kinds] = more if known is None else replace(known, num=known.num + more.num)
 
 
 def _refuse(piece: Piece, number: int, observation: Observation, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Files that are read with another: a redshift table beside spectra."""
+"""Builds from readers of whole tables: files read with another, rows without pixels."""
 
 from __future__ import annotations
 
@@ -70,3 +70,20 @@ def test_a_touched_companion_is_hashed_and_changes_nothing(
     (spectra / REDROCK).unlink()
     into(sky, spectra, "desi")
     assert set(redshifts(sky).values()) == {None}
+
+
+def test_a_table_that_the_encoder_cannot_read_is_one_line(
+    tmp_path: Path, shared_data: Path, into: Builder
+) -> None:
+    gaia = shared_data / "gaia_xp" / "XP_CONTINUOUS_RAW_with_missing_BP.csv"
+    tractor = shared_data / "desi_spectra" / "tractor-1054p567.fits"
+    cutouts = shared_data / "legacysurvey_fits_cutouts" / "temp_small.fits"
+    sky = tmp_path / "sky"
+    into(sky, cutouts, "legacysurvey")
+
+    (stars,) = into(sky, gaia, "gaia").skipped
+    (one,) = into(sky, tractor, "legacysurvey").skipped
+
+    first = "5853498713190525696: the encoder has no view for it (xp), nor for 2 more"
+    assert (stars.file, stars.reason) == (str(gaia), first)
+    assert one.reason.startswith("9011-607466-2657: the encoder has no view for it (catalogue")

@@ -8,15 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from training.blocks import Attention, GatedMLP
 from training.modalities import STREAM
-from training.transformer import (
-    Attention,
-    Domain,
-    GatedMLP,
-    Transformer,
-    TransformerConfig,
-    sin_cos_positions,
-)
+from training.transformer import Domain, Transformer, TransformerConfig, sin_cos_positions
 
 SMALL = TransformerConfig(
     dim=32,

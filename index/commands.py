@@ -29,9 +29,7 @@ def build_command(
         list[Path],
         typer.Argument(metavar="SOURCE...", help="Files, or folders read recursively."),
     ],
-    survey: Annotated[
-        str, typer.Option(help="Who made the files, as in: " + ", ".join(SURVEYS))
-    ],
+    survey: Annotated[str, typer.Option(help="Who made the files, as in: " + ", ".join(SURVEYS))],
     encoder: Annotated[
         str | None,
         typer.Option(help="Shipped name or folder. Default: the sky's own; nano for a new sky."),

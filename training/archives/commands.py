@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+
+from training.progress import progress_bars
 
 if TYPE_CHECKING:
     from training.archives import fetching
@@ -67,8 +58,13 @@ def fetch_command(
     from training.archives.fetching import archive, fetch
 
     source = archive(name, radius_arcsec=radius, size_px=size, subset=subset)
-    with _bar(name) as show:
-        report = fetch(source, positions, out, progress=show)
+    with progress_bars() as show:
+        report = fetch(
+            source,
+            positions,
+            out,
+            progress=lambda done, total: show(f"fetching {name}", done, total),
+        )
     if as_json:
         typer.echo(json.dumps(_as_json(name, out, report), ensure_ascii=False, allow_nan=False))
     else:
@@ -109,22 +105,3 @@ def _as_json(name: str, out: Path, report: fetching.FetchReport) -> dict[str, ob
         ],
         "seconds": round(report.seconds, 3),
     }
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[fetching.Progress]:
-    """A progress bar on stderr, so that stdout holds only results."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=None)
-
-        def show(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        yield show

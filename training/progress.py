@@ -19,7 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-Show = Callable[[str, float, float], None]  # stage, done, total
+Amount = int | float
+Show = Callable[[str, Amount, Amount], None]  # stage, done, total
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -45,7 +46,7 @@ def progress_bars() -> Iterator[Show]:
     )
     tasks: dict[str, TaskID] = {}
 
-    def show(stage: str, done: float, total: float) -> None:
+    def show(stage: str, done: Amount, total: Amount) -> None:
         bars.start()
         name = stage.partition(",")[0]
         if name not in tasks:
@@ -62,7 +63,7 @@ def progress_bars() -> Iterator[Show]:
 def _lines(console: Console) -> Show:
     due: dict[str, float] = {}  # stage -> when its next line may come
 
-    def show(stage: str, done: float, total: float) -> None:
+    def show(stage: str, done: Amount, total: Amount) -> None:
         name = stage.partition(",")[0]
         now = time.monotonic()
         finished = done >= total
@@ -74,5 +75,5 @@ def _lines(console: Console) -> Show:
     return show
 
 
-def _amount(done: float, total: float) -> str:
+def _amount(done: Amount, total: Amount) -> str:
     return f"{min(done, 1.0):.0%}" if total == 1 else f"{done:,.0f}/{total:,.0f}"

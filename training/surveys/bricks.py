@@ -36,8 +36,8 @@ from astropy.wcs import WCS, WcsError
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from numpy import ndarray
 
-from training.observations import IMAGE_SIZE, PIXEL_SCALE_ARCSEC
-from training.surveys.cutout import NATIVE_TOLERANCE, Cutout, cut_out
+from training.observations import IMAGE_SIZE, PIXEL_SCALE_ARCSEC, Image
+from training.surveys.cutout import MIN_SIGMA_NMGY, NATIVE_TOLERANCE, Cutout, sky_noise
 from training.surveys.files import open_fits, reason
 from training.surveys.nanomaggies import check_flux_header, check_ivar_header
 
@@ -119,18 +119,12 @@ class Brick:
                 flux[plane, here, there][(bits & sum(1 << bit for bit in BAD_BITS[band])) != 0] = (
                     np.nan
                 )
-        cutout = cut_out(
-            flux,
-            bands=tuple(BANDS[band] for band in self.bands),
-            scale_y_arcsec=PIXEL_SCALE_ARCSEC,
-            scale_x_arcsec=PIXEL_SCALE_ARCSEC,
-            ivar=ivar,
-        )
-        notes = [*self.notes, *cutout.notes]
+        image, notes = _as_image(flux, ivar, self.bands)
+        notes = [*self.notes, *notes]
         seen = (columns.stop - columns.start, rows.stop - rows.start)
         if seen != (IMAGE_SIZE, IMAGE_SIZE):
             notes.append(f"padded from {seen[1]} x {seen[0]} px: at the edge of the brick")
-        return Cutout(image=cutout.image, notes=tuple(notes))
+        return Cutout(image=image, notes=tuple(notes))
 
 
 def corner(pixel: Float64[ndarray, "n 2"]) -> Int64[ndarray, "n 2"]:
@@ -232,6 +226,36 @@ def read_brick(
                 )
             _fill(maskbits, hdu, touched)
     return Brick(wcs=wcs, bands=bands, flux=flux, ivar=ivar, maskbits=maskbits, notes=tuple(notes))
+
+
+def _as_image(
+    flux: Float32[ndarray, "band y x"],
+    ivar: Float32[ndarray, "band y x"] | None,
+    bands: tuple[str, ...],
+) -> tuple[Image, list[str]]:
+    """The bands that have a usable pixel, and what was done; NaN flux is bad."""
+    good = np.isfinite(flux)
+    if ivar is not None:
+        good &= np.isfinite(ivar) & (ivar > 0)
+    usable = good.any(axis=(1, 2))
+    if not usable.any():
+        raise ValueError(
+            "no usable pixel in the central 25 arcsec: every one is without data, masked, "
+            "or its inverse variance is not positive"
+        )
+    names = [BANDS[band] for band in bands]
+    lost = [name for name, kept in zip(names, usable, strict=True) if not kept]
+    notes = [f"no usable pixel in {', '.join(lost)}: left out"] if lost else []
+    mask = ~good[usable]
+    flux = np.where(mask, 0, flux[usable]).astype(np.float32)
+    if ivar is None:
+        sigma = np.maximum(sky_noise(flux, mask), MIN_SIGMA_NMGY)
+        ivar = np.where(mask, 0, 1 / sigma[:, None, None] ** 2).astype(np.float32)
+        notes.append("ivar estimated")
+    else:
+        ivar = np.where(mask, 0, ivar[usable]).astype(np.float32)
+    kept_names = tuple(name for name in names if name not in lost)
+    return Image(flux, ivar, mask, kept_names), notes
 
 
 def _there(folder: Path, brick: str, kind: str) -> Path | None:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, Shaped
+from jaxtyping import Bool, Float64, Int64, Shaped
 from numpy import ndarray
 
 from training.observations import IMAGE_SIZE, PIXEL_SCALE_ARCSEC, Ellipses, Field
@@ -100,27 +100,39 @@ def object_mask(
     value = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.float32)
     radius = np.maximum(shapes.radius_arcsec / PIXEL_SCALE_ARCSEC, MIN_RADIUS_PIXELS)
     for source in np.lexsort((y, x, -radius)):
-        inside = _ellipse(
-            float(x[source]),
-            float(y[source]),
-            radius=float(radius[source]),
+        reach = float(radius[source])
+        rows, columns = _reach(float(y[source]), reach), _reach(float(x[source]), reach)
+        inside = _inside(
+            np.arange(columns.start, columns.stop) - x[source],
+            np.arange(rows.start, rows.stop) - y[source],
+            radius=reach,
             e1=float(shapes.e1[source]),
             e2=float(shapes.e2[source]),
         )
-        value[inside] = OBJECT_VALUE[str(shapes.kind[source])]
+        value[rows, columns][inside] = OBJECT_VALUE[str(shapes.kind[source])]
     return Field(value)
 
 
-def _ellipse(
-    x: float, y: float, *, radius: float, e1: float, e2: float
+def _reach(centre: float, radius: float) -> slice:
+    """The pixels of one axis that a source may touch."""
+    return slice(
+        max(0, int(np.floor(centre - radius))), min(IMAGE_SIZE, int(np.ceil(centre + radius)) + 1)
+    )
+
+
+def _inside(
+    dx: Float64[ndarray, " column"],
+    dy: Float64[ndarray, " row"],
+    *,
+    radius: float,
+    e1: float,
+    e2: float,
 ) -> Bool[ndarray, "row column"]:
+    """Which pixels, relative to its centre, an ellipse covers."""
     ellipticity = min(float(np.hypot(e1, e2)), 1.0)
     ratio = max((1 - ellipticity) / (1 + ellipticity), MIN_AXIS_RATIO)
     minor = max(radius * ratio, MIN_RADIUS_PIXELS)
     angle = np.arctan2(e2, e1) / 2  # from north (+y) to east (-x)
-    pixels = np.arange(IMAGE_SIZE)
-    dx: Float32[ndarray, " column"] = (pixels - x).astype(np.float32)
-    dy: Float32[ndarray, " row"] = (pixels - y).astype(np.float32)
     along = -np.sin(angle) * dx[None, :] + np.cos(angle) * dy[:, None]
     across = np.cos(angle) * dx[None, :] + np.sin(angle) * dy[:, None]
     return np.asarray((along / radius) ** 2 + (across / minor) ** 2 <= 1)

@@ -8,8 +8,8 @@ observed and is left out.
 
 Left out and counted: rows that are not BRICK_PRIMARY (a neighbouring brick has the source too), and
 TYPE DUP (a Gaia star that is modelled as a galaxy of its own row). Rows come brick by brick, bricks
-in the order in which they first come; so the coadds of one brick at a time are in memory. Both
-kinds of row that are left out still serve as neighbours, DUP excepted.
+in the order in which they first come; so the coadds of one brick at a time are in memory. Rows
+that are not primary still are neighbours of those that are.
 
 An id is RELEASE-BRICKID-OBJID: the three numbers that are unique together (legacysurvey.org,
 catalogs page), and the three that DESI packs into a TARGETID.

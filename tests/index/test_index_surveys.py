@@ -6,11 +6,13 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from index.inputs import read_inputs
 from index.versions import open_version
 from tests.index.conftest import Builder
+from tests.training.legacy_files import positions, write_coadds, write_table
 from training.surveys import companions
 
 COADD = "coadd-4-80613-thru20210324.fits"
@@ -87,3 +89,18 @@ def test_a_table_that_the_encoder_cannot_read_is_one_line(
     first = "5853498713190525696: the encoder has no view for it (xp), nor for 2 more"
     assert (stars.file, stars.reason) == (str(gaia), first)
     assert one.reason.startswith("9011-607466-2657: the encoder has no view for it (catalogue")
+
+
+def test_a_new_line_in_a_table_embeds_one_object(tmp_path: Path, into: Builder) -> None:
+    survey, sky = tmp_path / "survey", tmp_path / "sky"
+    write_coadds(survey)
+    rows = positions(np.array([[110.0, 120.0], [200.0, 300.0], [310.0, 160.0]]))
+    table = write_table(survey / "tractor-1234p056.fits", rows[:2])
+    first = into(sky, survey, "legacysurvey")
+    assert (first.num_objects, first.num_embedded) == (2, 2)
+
+    write_table(table, [rows[2], *rows[:2]])
+    second = into(sky, survey, "legacysurvey")
+
+    assert (second.num_objects, second.num_embedded) == (3, 1)
+    assert sorted(redshifts(sky)) == [f"9010-345678-{number}" for number in range(3)]

@@ -246,7 +246,9 @@ class _Build:
         same, to_read = [], []
         for number, path in enumerate(files):
             known = inputs.get((self.survey, path))
-            others = tuple(map(str, companions(self.survey, Path(path))))
+            # opening a pipe would wait for ever
+            beside = companions(self.survey, Path(path)) if os.path.isfile(path) else ()
+            others = tuple(map(str, beside))
             if known is not None and known.unchanged(others):
                 same.append(known)
             else:

@@ -566,7 +566,7 @@ def test_a_foreign_folder_is_refused_and_left_alone(
 @pytest.mark.parametrize(
     ("survey", "source", "named"),
     [
-        ("hubble", "cutouts", "composite, legacysurvey"),
+        ("hubble", "cutouts", "composite, desi"),
         ("legacysurvey", "nowhere", "nowhere"),
         ("legacysurvey", "empty", "empty"),
     ],

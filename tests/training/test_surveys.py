@@ -12,7 +12,7 @@ import pytest
 from astropy.io import fits
 from PIL import Image as Picture
 
-from training.surveys import SURVEYS, Reader, reader
+from training.surveys import SURVEYS, Reader, companions, reader
 
 FIRST_SUFFIX = {"composite": ".jpg", "legacysurvey": ".fits", "sdss": ".fits"}
 
@@ -195,3 +195,15 @@ def test_byte_identical_files_are_two_objects_of_one_fingerprint(tmp_path: Path)
 
     assert [observation.object_id for observation in seen] == ["first", "second"]
     assert seen[0].fingerprint == seen[1].fingerprint
+
+
+SUFFIX = {"gaia": ".csv", "multimodal_universe": ".hdf5", "composite": ".png"}
+
+
+@pytest.mark.parametrize("survey", [name for name in SURVEYS if name != "simulated"])
+def test_listing_a_folder_does_not_wait_for_a_pipe(survey: str, tmp_path: Path) -> None:
+    pipe = tmp_path / f"coadd-pipe{SUFFIX.get(survey, '.fits')}"
+    os.mkfifo(pipe)
+
+    assert reader(survey).list_files(tmp_path) == [pipe]
+    assert companions(survey, pipe) == ()

@@ -252,6 +252,8 @@ def _refusal(header: Header) -> str:
 
 
 def _kind(file: Path) -> Kind | None:
+    if not file.is_file():  # opening a pipe would wait for ever
+        return None
     try:
         return _kind_of(read_header(file))
     except (OSError, ValueError):

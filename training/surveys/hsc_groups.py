@@ -122,6 +122,8 @@ def _folder(folder: Path, mtime_ns: int) -> Folder:
     images, tables, groups = [], [], []
     for name in names:
         file = folder / name
+        if not file.is_file():  # opening a pipe would wait for ever
+            continue
         if name.lower().endswith(TABLE_SUFFIXES):
             tables.append(file)
         elif name.lower().endswith(FITS_SUFFIXES) and not _PSF.search(name):

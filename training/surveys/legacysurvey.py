@@ -21,8 +21,10 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import stat
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -60,6 +62,7 @@ RECIPE = "legacysurvey 1"  # part of the fingerprint: raise it when the same fil
 _TABLE_NAME = re.compile(  # light curves (-lc), photometric redshifts (-pz), extras (-ex) are none
     r"(tractor-\d{4}[pm]\d{3}|sweep-\d{3}[pm]\d{3}-\d{3}[pm]\d{3})\.fits(\.gz)?", re.IGNORECASE
 )
+Kind = Literal["cutout", "table", "coadd", "other"]
 _FEW_BYTES, _MANY_BYTES = 4 * 2880, 1 << 18  # of a file, to see what it is
 _LETTER = {name: letter for letter, name in BANDS.items()}
 
@@ -122,15 +125,26 @@ def aperture_flux_nmgy(image: Image) -> dict[str, float]:
     }
 
 
-def _kind(file: Path) -> Literal["cutout", "table", "coadd", "other"]:
+def _kind(file: Path) -> Kind:
     """What a file is, by its name or else its first headers; "cutout" also where it is broken."""
+    try:
+        status = file.stat()
+    except OSError:
+        return "cutout"
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        return "cutout"
+    return _known_kind(file, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1 << 16)
+def _known_kind(file: Path, modified_ns: int, num_bytes: int) -> Kind:
     if bricks.COADD_NAME.fullmatch(file.name):
         return "coadd"
     if _TABLE_NAME.fullmatch(file.name):
         return "table"
-    for num_bytes in (_FEW_BYTES, _MANY_BYTES):  # a cutout shows what it is at once
+    for part in (_FEW_BYTES, _MANY_BYTES):  # a cutout shows what it is at once
         try:
-            for header, _ in headers(io.BytesIO(_beginning(file, num_bytes))):
+            for header, _ in headers(io.BytesIO(_beginning(file, part))):
                 if header.get("XTENSION") == "BINTABLE" and header.get("ZIMAGE") != "T":
                     return "table" if looks_like_one(column_names(header)) else "other"
                 if header.get("NAXIS") != "0":

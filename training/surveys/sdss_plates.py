@@ -82,6 +82,8 @@ def is_plate(file: Path) -> bool:
     """
     if file.name.lower().startswith("spplate"):
         return True
+    if not file.is_file():  # opening a pipe would wait for ever
+        return False
     try:
         with file.open("rb") as packed:
             start = packed.read(3)

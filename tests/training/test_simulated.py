@@ -112,9 +112,11 @@ def test_labels_tell_the_classes(sky: Path) -> None:
 
     assert list(labels.columns) == ["object_id", *simulated.LABELS]
     assert list(labels.object_id) == [f"sim-3-{k:06d}" for k in range(10)]
-    for name in simulated.LABELS:
-        assert list(labels[name]) == [int(kind == name) for kind in kinds]
+    for name, counted in simulated.LABEL_KINDS.items():
+        assert list(labels[name]) == [int(kind in counted) for kind in kinds]
     assert labels.lens.sum() == 1
+    assert set(labels.barred) == {0, 1}  # some spirals have bars, nothing round has
+    assert not labels.barred[labels.elliptical == 1].any()
 
 
 def test_what_is_read_is_what_was_drawn(sky: Path) -> None:

@@ -1,6 +1,7 @@
 """How bright, far and large simulated galaxies are: luminosity, distance, angular size.
 
-Sizes follow the relation with luminosity of Shen et al. 2003, MNRAS 343, 978.
+Distances are those of a flat universe of 30 % matter and 70 km/s/Mpc. Sizes follow the
+relation with luminosity of Shen et al. 2003, MNRAS 343, 978.
 """
 
 from __future__ import annotations
@@ -9,27 +10,39 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from astropy.cosmology import FlatLambdaCDM
-from jaxtyping import Float64
 from numpy import ndarray
+
+from training.sky.starlight import LIGHT_SPEED_KM_S
+
+_HUBBLE_KM_S_MPC, _MATTER = 70.0, 0.3
+_ARCSEC_A_RADIAN = 180 * 3600 / np.pi
 
 
 @dataclass(frozen=True, slots=True)
 class _Distances:
-    redshift: Float64[ndarray, " z"]
-    modulus_mag: Float64[ndarray, " z"]
-    kpc_per_arcsec: Float64[ndarray, " z"]
+    redshift: ndarray
+    modulus_mag: ndarray
+    kpc_per_arcsec: ndarray
 
 
 @functools.cache
 def _distances() -> _Distances:
     redshift = np.geomspace(5e-4, 3.5, 600)
-    cosmology = FlatLambdaCDM(H0=70, Om0=0.3)
+    # comoving distance: Simpson's rule over the inverse expansion rate, from one entry to the next
+    edges = np.concatenate([[0.0], redshift])
+    low, high = edges[:-1], edges[1:]
+    rates = [_inverse_expansion(z) for z in (low, (low + high) / 2, high)]
+    steps = (high - low) / 6 * (rates[0] + 4 * rates[1] + rates[2])
+    comoving_mpc = LIGHT_SPEED_KM_S / _HUBBLE_KM_S_MPC * np.cumsum(steps)
     return _Distances(
         redshift,
-        np.asarray(cosmology.distmod(redshift).value, dtype=np.float64),
-        np.asarray(cosmology.kpc_proper_per_arcmin(redshift).value / 60, dtype=np.float64),
+        5 * np.log10(comoving_mpc * (1 + redshift)) + 25,
+        comoving_mpc * 1000 / (1 + redshift) / _ARCSEC_A_RADIAN,
     )
+
+
+def _inverse_expansion(redshift: ndarray) -> ndarray:
+    return 1 / np.sqrt(_MATTER * (1 + redshift) ** 3 + 1 - _MATTER)
 
 
 def _redshift_at(modulus_mag: float) -> float:

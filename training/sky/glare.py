@@ -24,7 +24,7 @@ class SaturatedStar:
     flux_nmgy: tuple[float, ...]  # g, r, i, z
     spike_deg: float  # of one spike; the others stand at right angles
     spike_arcsec: float  # over which they fade
-    bleed_pixels: tuple[int, ...]  # to either side along its column, in each band
+    bleed_pixels: tuple[int, ...]  # to either side along its row, in each band
 
 
 def add_glare(scenes: Tensor, stars: Sequence[SaturatedStar | None]) -> None:

@@ -96,7 +96,7 @@ def shell_galaxy(rng: np.random.Generator) -> tuple[Galaxy, ...]:
     for number in range(int(rng.integers(3, 7))):
         shells.append(
             Shell(
-                light=float(rng.uniform(0.02, 0.055)),
+                light=float(rng.uniform(0.012, 0.04)),
                 radius_arcsec=edge,
                 direction_deg=fell_in_deg + 180 * (number % 2) + float(rng.normal(0, 10)),
                 half_width_deg=float(rng.uniform(28, 62)),

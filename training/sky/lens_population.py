@@ -107,7 +107,13 @@ def group_lens(rng: np.random.Generator) -> tuple[tuple[Galaxy, ...], LensedSour
                 y_arcsec=member.y_arcsec,
             )
         )
+    # all masses together make a caustic as much wider, which a source seldom hits in its middle
+    off = wide * float(rng.uniform(1.0, 2.6))
     source = replace(
-        with_clumps(source, rng), masses=tuple(masses), mag_r=float(rng.uniform(20.6, 22.2))
+        with_clumps(source, rng),
+        masses=tuple(masses),
+        mag_r=float(rng.uniform(21.2, 22.9)),
+        x_arcsec=off * source.x_arcsec,
+        y_arcsec=off * source.y_arcsec,
     )
     return tuple(members), source

@@ -244,6 +244,7 @@ def barred(rng: np.random.Generator) -> Galaxy:
 def ring(rng: np.random.Generator) -> Galaxy:
     """A disc whose young stars stand in a ring, with a gap inside it; some with a bar across."""
     size = nearby(rng, absolute_r=-21.0, scatter_mag=0.7, early=False)
+    size = replace(size, radius_arcsec=max(size.radius_arcsec, 2.1))  # else seeing fills the gap
     bar = None
     if rng.random() < 0.35:
         bar = Bar(
@@ -259,9 +260,14 @@ def ring(rng: np.random.Generator) -> Galaxy:
         dust_mag=float(rng.uniform(0.05, 0.4)),
         axis_ratio=_inclined(rng, 0.45),
     )
+    young = galaxy.young
+    if rng.random() < 0.5:  # the ring has stopped to form stars
+        middle = float(rng.uniform(0.5, 0.8))
+        young = replace(young, old=0.15, middle=middle, young=0.85 - middle)
     return replace(
         galaxy,
         bar=bar,
+        young=young,
         ring=float(rng.uniform(0.75, 0.97)),
         ring_radius=1.1 * bar.length if bar else float(rng.uniform(0.9, 1.6)),
         ring_width=float(rng.uniform(0.1, 0.22)),

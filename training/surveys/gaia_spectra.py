@@ -105,8 +105,13 @@ def seen_by_gaia(star: StarSurface, *, mag_r: float, rng: np.random.Generator) -
         xp=XpCoefficients(
             bp=values["bp"], rp=values["rp"], bp_error=errors["bp"], rp_error=errors["rp"]
         ),
-        flux_g=flux_g * float(np.exp(rng.normal(0, 0.002))),
-        flux_bp=counts["bp"] * float(np.exp(rng.normal(0, 0.01))),
-        flux_rp=counts["rp"] * float(np.exp(rng.normal(0, 0.01))),
-        parallax_mas=100 * 10 ** (-0.2 * modulus) + float(rng.normal(0, parallax_error)),
+        flux_g=_single(flux_g * np.exp(rng.normal(0, 0.002))),
+        flux_bp=_single(counts["bp"] * np.exp(rng.normal(0, 0.01))),
+        flux_rp=_single(counts["rp"] * np.exp(rng.normal(0, 0.01))),
+        parallax_mas=_single(100 * 10 ** (-0.2 * modulus) + rng.normal(0, parallax_error)),
     )
+
+
+def _single(value: float) -> float:
+    """As files hold it."""
+    return float(np.float32(value))

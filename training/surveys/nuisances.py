@@ -63,7 +63,7 @@ def draw_nuisances(config: SkyConfig, rng: np.random.Generator) -> Nuisances:
 
 
 def _star(rng: np.random.Generator) -> SaturatedStar:
-    mag = float(rng.triangular(9.5, 13.5, 14.0))
+    mag = float(rng.triangular(10.5, 13.5, 14.2))
     while True:  # in the frame or just outside, and not on the object
         x, y = (float(v) for v in rng.uniform(-15.5, 15.5, size=2))
         if np.hypot(x, y) > 5.5:
@@ -77,7 +77,7 @@ def _star(rng: np.random.Generator) -> SaturatedStar:
         spike_deg=float(rng.normal(45, 4)),
         spike_arcsec=float(rng.uniform(1.5, 3.0)) * 10 ** (0.1 * (13 - mag)),
         bleed_pixels=tuple(
-            int(length) for length in rng.exponential(9 * 10 ** (0.15 * (13 - mag)), NUM_BANDS)
+            int(length) for length in rng.gamma(3, 3.5 * 10 ** (0.15 * (13 - mag)), NUM_BANDS)
         ),
     )
 
@@ -145,10 +145,9 @@ def spoiled(image: Image, nuisances: Nuisances) -> Image:
             bad |= np.abs(_distance_pixels(trail)) < 2.5 * trail.width_pixels
         flux[plane][bad] = 0
         if nuisances.star is not None:
-            # a full pixel keeps what it can hold, which says nothing of the star
             full = (flux[plane] > _SATURATION_NMGY[band]) & ~mask[plane]
             full |= _bleeding(nuisances.star, band)
-            flux[plane][full] = _SATURATION_NMGY[band]
+            flux[plane][full] = 0
             bad |= full
         ivar[plane][bad] = 0
         mask[plane] |= bad
@@ -165,12 +164,9 @@ def spoiled(image: Image, nuisances: Nuisances) -> Image:
 
 
 def _bleeding(star: SaturatedStar, band: int) -> ndarray:
-    """Pixels of the column that charge of the star has run along, (y, x)."""
-    out = np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=bool)
-    middle = (IMAGE_SIZE - 1) / 2
-    column = round(star.x_arcsec / PIXEL_SCALE_ARCSEC + middle)
-    row = round(star.y_arcsec / PIXEL_SCALE_ARCSEC + middle)
+    """Pixels that charge of the star has run into, (y, x): a spindle from east to west."""
+    steps = np.arange(IMAGE_SIZE) - (IMAGE_SIZE - 1) / 2
+    right = np.abs(steps - star.x_arcsec / PIXEL_SCALE_ARCSEC)[None, :]
+    up = np.abs(steps - star.y_arcsec / PIXEL_SCALE_ARCSEC)[:, None]
     length = star.bleed_pixels[band]
-    if length > 3 and 0 <= column < IMAGE_SIZE:
-        out[max(row - length, 0) : max(row + length + 1, 0), column : column + 2] = True
-    return out
+    return (right < length) & (up <= 0.5 + 0.25 * np.maximum(0.5 * length - right, 0))

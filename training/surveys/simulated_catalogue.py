@@ -55,7 +55,10 @@ def observation(
         xp = gaia.xp
         for name, value in (("g", gaia.flux_g), ("bp", gaia.flux_bp), ("rp", gaia.flux_rp)):
             scalars[f"tok_flux_{name}_gaia"] = value
-        scalars["tok_parallax"] = gaia.parallax_mas
+        if (
+            gaia.parallax_mas > 0
+        ):  # noise can make it negative, and it is tokenized by its logarithm
+            scalars["tok_parallax"] = gaia.parallax_mas
     xp_content = () if xp is None else (xp.bp, xp.rp, np.array(list(scalars.values())))
     spectrum_content = (spectrum.flux, spectrum.ivar, spectrum.mask) if spectrum else (None,)
     numbers = np.array([ra_deg, dec_deg, *flux_nmgy.values(), radius_arcsec, redshift or 0.0])

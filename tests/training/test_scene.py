@@ -10,9 +10,11 @@ from pathlib import Path
 import galsim
 import numpy as np
 import pytest
+import torch
 
 from training.observations import IMAGE_SIZE, PIXEL_SCALE_ARCSEC
 from training.sky import canvas, scene
+from training.sky.glare import SaturatedStar
 from training.sky.objects import KINDS, Galaxy, LensedSource, Mass, SkyObject
 from training.sky.population import draw_object
 from training.sky.starlight import Starlight, StarSurface, colours, observed_flux
@@ -278,6 +280,32 @@ def test_the_spectrum_is_the_light_in_the_fibre() -> None:
     )
 
 
+# Frames of seed [5, 3] as GalSim and lenstronomy drew them: total flux in griz, then the light of
+# rows 40 to 47 in columns 50 and 55 of r; nanomaggies.
+DRAWN_BY_GALSIM = {
+    "spiral": (511.4453, 846.2512, 1011.5457, 1179.8123, 6.5376, 2.9699),
+    "merger": (272.8508, 416.0385, 508.0310, 585.2750, 14.7421, 8.8528),
+    "lens": (33.1474, 101.6057, 148.6630, 189.6610, 1.5725, 0.5090),
+    "edge_on": (573.8526, 1035.5308, 1294.1758, 1535.2144, 13.0809, 8.4267),
+    "star": (45.4287, 42.3877, 37.5095, 32.4688, 1.7040, 0.0947),
+    "irregular": (1015.6731, 1455.7633, 1636.9556, 1863.1719, 4.6541, 4.3103),
+    "lenticular": (462.4396, 930.1041, 1260.3623, 1547.1180, 5.6627, 3.3999),
+    "elliptical": (272.6201, 630.5708, 864.5143, 1066.0531, 8.0746, 3.2179),
+}
+
+
+@pytest.mark.parametrize("kind", DRAWN_BY_GALSIM)
+def test_frames_are_those_that_galsim_and_lenstronomy_drew(kind: str) -> None:
+    source = np.random.default_rng([5, 3])
+    thing = draw_object(kind, source)
+
+    flux = draw_alone(thing, scene.draw_conditions(source), source).flux
+
+    columns = flux[1, 40:48].sum(axis=0)[[50, 55]]
+    found = np.concatenate([flux.sum(axis=(1, 2)), columns])
+    np.testing.assert_allclose(found, DRAWN_BY_GALSIM[kind], rtol=1e-3)
+
+
 def test_drawing_and_observations_agree_on_the_frame() -> None:
     assert canvas.FRAME_SIZE == IMAGE_SIZE
     assert canvas.PIXEL_SCALE_ARCSEC == PIXEL_SCALE_ARCSEC
@@ -295,6 +323,37 @@ def test_an_object_is_the_same_to_the_bit_in_any_batch() -> None:
         np.testing.assert_array_equal(together.flux[row].numpy(), alone.flux)
         np.testing.assert_array_equal(together.total_flux_nmgy[row], alone.total_flux_nmgy)
         assert together.fibre_light[row] == alone.fibre_light
+
+
+def all_kinds() -> tuple[list[SkyObject], list[scene.Conditions], list[np.random.Generator]]:
+    """Two of each kind, with what may lie around them."""
+    sources = [rng(k) for k in range(2 * len(KINDS))]
+    glare = SaturatedStar(
+        x_arcsec=6.0, y_arcsec=4.0, flux_nmgy=(90.0, 100.0, 110.0, 120.0), spike_deg=45.0,
+        spike_arcsec=2.0, bleed_pixels=(3, 3, 3, 3),
+    )  # fmt: skip
+    things = [
+        replace(draw_object(kind, source), saturated=glare)
+        for kind, source in zip(2 * KINDS, sources, strict=True)
+    ]
+    return things, [scene.draw_conditions(source) for source in sources], sources
+
+
+def test_all_tensors_are_made_on_the_device_asked_for() -> None:
+    # the meta device computes nothing but refuses tensors of another; the first thing that needs
+    # a value is the light in the fibre, once all is drawn
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        scene.draw(*all_kinds(), device="meta")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_draws_the_same_frames() -> None:
+    here, there = (scene.draw(*all_kinds(), device=device) for device in ("cpu", "cuda"))
+
+    peak = here.flux.amax(dim=(2, 3), keepdim=True)
+    assert float(((there.flux.cpu() - here.flux) / peak).abs().max()) < 1e-3
+    np.testing.assert_allclose(there.total_flux_nmgy, here.total_flux_nmgy, rtol=1e-4)
 
 
 def test_drawing_images_needs_torch_and_numpy_alone() -> None:

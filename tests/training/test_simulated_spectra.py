@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from training.sky.starlight import (
     EMISSION_LINES,
@@ -13,6 +16,8 @@ from training.sky.starlight import (
     Starlight,
     StarSurface,
     colours,
+    rest_curve,
+    rest_wavelength_angstrom,
 )
 from training.sky.starlight import observed_flux as flux_at
 from training.surveys.simulated_spectra import DESI, SDSS, observe, wavelength_angstrom
@@ -192,3 +197,43 @@ def test_quasars_are_bluer_than_sun_like_stars() -> None:
     sun = colours(StarSurface(temperature_k=5700.0), 0.0)
 
     assert quasar[0] > sun[0]
+
+
+def contrast(wave: np.ndarray, flux: np.ndarray, width_angstrom: float) -> np.ndarray:
+    """Lines alone: flux over its running mean."""
+    num = int(width_angstrom / np.median(np.diff(wave))) // 2 * 2 + 1
+    padded = np.pad(flux, num // 2, mode="edge")
+    return flux / np.convolve(padded, np.ones(num) / num, "valid") - 1
+
+
+@pytest.mark.parametrize(
+    ("file", "light", "low", "high", "width", "least"),
+    [
+        ("STAR-G-v0.1", StarSurface(temperature_k=5800.0), 3850, 7000, 150.0, 0.5),
+        ("QSO-LOZ-v1.1", QuasarGlow(slope=-1.5), 1750, 3200, 400.0, 0.8),
+        ("QSO-LOZ-v1.1", QuasarGlow(slope=-1.5), 4300, 7000, 400.0, 0.8),
+        ("QSO-HIZ-v1.1", QuasarGlow(slope=-1.5), 1250, 3000, 300.0, 0.8),
+    ],
+)
+def test_lines_are_where_redrock_has_them(
+    shared_data: Path,
+    file: str,
+    light: StarSurface | QuasarGlow,
+    low: float,
+    high: float,
+    width: float,
+    least: float,
+) -> None:
+    path = shared_data / "desi_redrock_templates" / f"rrtemplate-{file}.fits"
+    with fits.open(path) as opened:
+        header, template = opened[0].header, opened[0].data[0].astype(np.float64)
+    wave = header["CRVAL1"] + header["CDELT1"] * np.arange(len(template))
+    if header.get("LOGLAM"):
+        wave = 10**wave
+    part = (low < wave) & (wave < high)
+    ours = np.interp(wave[part], rest_wavelength_angstrom(), rest_curve(light))
+
+    lines = contrast(wave[part], ours, width)
+    theirs = contrast(wave[part], template[part], width)
+
+    assert np.corrcoef(lines, theirs)[0, 1] > least

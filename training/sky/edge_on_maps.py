@@ -20,7 +20,7 @@ from training.sky.objects import Galaxy
 from training.sky.textures import Texture, lane_maps, patch_maps
 
 
-def _k1_times(u: Tensor) -> Tensor:
+def k1_times(u: Tensor) -> Tensor:
     """u K1(u), the modified Bessel function (Abramowitz & Stegun 1964, 9.8.3, 9.8.7 and 9.8.8)."""
     t = (u / 3.75) ** 2
     i1 = _polynomial(
@@ -65,7 +65,7 @@ def add_edge_on(
     scale = column(scales, device)
     along = seen.along.abs() / scale + 1e-3
     lanes = _lanes(seen, along, scales, discs, looks)
-    profile = _k1_times(along)
+    profile = k1_times(along)
     patches = torch.exp(
         column([galaxy.patchiness for galaxy in discs], device) * patch_maps(looks, device)
     )

@@ -55,7 +55,7 @@ def with_light_of(changed: Tensor, smooth: Tensor) -> Tensor:
 def sersic_steepness(index: float) -> float:
     """b of exp(-b r^(1/n)) with half the light inside r = 1 (Ciotti & Bertin 1999, A&A 352, 447).
 
-    Better than 1e-5 for indices of 0.5 and more.
+    Better than 3e-5 for indices of 1 and more.
     """
     terms = (4 / 405, 46 / 25515, 131 / 1148175, -2194697 / 30690717750)
     return 2 * index - 1 / 3 + sum(t / index ** (k + 1) for k, t in enumerate(terms))

@@ -19,14 +19,17 @@ _ARCSEC_A_RADIAN = 180 * 3600 / np.pi
 
 
 @dataclass(frozen=True, slots=True)
-class _Distances:
+class Distances:
+    """Redshift, distance modulus, and how large an arcsecond is there; one entry a redshift."""
+
     redshift: ndarray
     modulus_mag: ndarray
     kpc_per_arcsec: ndarray
 
 
 @functools.cache
-def _distances() -> _Distances:
+def distances() -> Distances:
+    """A table of distances by redshift."""
     redshift = np.geomspace(5e-4, 3.5, 600)
     # comoving distance: Simpson's rule over the inverse expansion rate, from one entry to the next
     edges = np.concatenate([[0.0], redshift])
@@ -34,7 +37,7 @@ def _distances() -> _Distances:
     rates = [_inverse_expansion(z) for z in (low, (low + high) / 2, high)]
     steps = (high - low) / 6 * (rates[0] + 4 * rates[1] + rates[2])
     comoving_mpc = LIGHT_SPEED_KM_S / _HUBBLE_KM_S_MPC * np.cumsum(steps)
-    return _Distances(
+    return Distances(
         redshift,
         5 * np.log10(comoving_mpc * (1 + redshift)) + 25,
         comoving_mpc * 1000 / (1 + redshift) / _ARCSEC_A_RADIAN,
@@ -46,12 +49,12 @@ def _inverse_expansion(redshift: ndarray) -> ndarray:
 
 
 def _redshift_at(modulus_mag: float) -> float:
-    table = _distances()
+    table = distances()
     return float(np.interp(modulus_mag, table.modulus_mag, table.redshift))
 
 
 def _arcsec(radius_kpc: float, redshift: float) -> float:
-    table = _distances()
+    table = distances()
     return radius_kpc / float(np.interp(redshift, table.redshift, table.kpc_per_arcsec))
 
 
@@ -91,7 +94,7 @@ def luminous_red(rng: np.random.Generator) -> Size:
     while True:
         luminosity = float(rng.normal(-23.1, 0.4))
         redshift = float(rng.uniform(0.15, 0.6))
-        modulus = float(np.interp(redshift, _distances().redshift, _distances().modulus_mag))
+        modulus = float(np.interp(redshift, distances().redshift, distances().modulus_mag))
         mag = luminosity + modulus + 1.2 * redshift  # K correction of old stars in r
         if 16.5 < mag < 20.0:
             radius = _arcsec(10 ** rng.normal(0.52 - 0.22 * (luminosity + 20.5), 0.1), redshift)

@@ -29,6 +29,14 @@ SDSS = Spectrograph(
     name="sdss", num_pixels=3840, line_spread_angstrom=1.1, bad_angstrom=((5578.9, 6.0),)
 )
 DESI = Spectrograph(name="desi", num_pixels=7781, line_spread_angstrom=0.75, bad_angstrom=())
+# Wavelength in Angstrom and sigma between sky lines: that of an early coadd of DESI (tile 80693)
+# times three, which is about one usual exposure.
+_DESI_NOISE = np.array(
+    [
+        *((3600, 3.9), (3800, 2.4), (4000, 1.6), (4400, 0.85), (4800, 0.6), (5700, 0.58)),
+        *((6200, 0.42), (7000, 0.32), (8400, 0.27), (9824, 0.45)),
+    ]
+)
 SPECTROGRAPHS: dict[str, Spectrograph] = {"sdss": SDSS, "desi": DESI}
 
 
@@ -49,14 +57,12 @@ def wavelength_angstrom(spectrograph: Spectrograph) -> Float64[ndarray, " pixel"
 def _sky_noise(spectrograph: Spectrograph) -> Float64[ndarray, " pixel"]:
     """One sigma of a spectrum of blank sky, 1e-17 erg/s/cm2/Angstrom.
 
-    An hour of SDSS, or a bright-time exposure of DESI.
+    An hour of SDSS, or a usual exposure of DESI.
     """
     wave = wavelength_angstrom(spectrograph)
     desi = spectrograph.name == "desi"
     if desi:
-        sigma = (
-            0.75 + 2.6 * np.exp(-(wave - 3600) / 170) - 0.15 * np.clip((wave - 5900) / 1500, 0, 1)
-        )
+        sigma = np.interp(wave, _DESI_NOISE[:, 0], _DESI_NOISE[:, 1])
     else:
         sigma = 0.55 + 1.4 * np.exp(-(wave - 3790) / 250)
         sigma = sigma + 0.35 * np.clip((wave - 7000) / 2200, 0, 1)

@@ -249,12 +249,13 @@ def test_a_sky_of_another_config_is_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["sky"]
 
 
-def test_an_interrupted_sky_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_interrupted_sky_is_not_taken_for_a_whole_one(tmp_path: Path, num_workers: int) -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        simulated.simulate(SMALL, tmp_path / "sky", num_workers=1, progress=stop)
+        simulated.simulate(SMALL, tmp_path / "sky", num_workers=num_workers, progress=stop)
     assert not list(tmp_path.iterdir())
 
     progress: list[int] = []

@@ -25,7 +25,7 @@ SKY = SkyConfig(
 
 @pytest.fixture(scope="module")
 def universe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return simulate_universe(SKY, tmp_path_factory.mktemp("universe") / "mmu")
+    return simulate_universe(SKY, tmp_path_factory.mktemp("universe") / "mmu", num_workers=1)
 
 
 def columns(universe: Path, survey: str) -> dict[str, np.ndarray]:
@@ -68,6 +68,21 @@ def test_columns_are_those_of_the_multimodal_universe(universe: Path) -> None:
     assert sdss["spectrum_flux"].shape == (4, 3840)
     assert {"Z_ERR", "ZWARNING", "SPECTROFLUX", "VDISP"} <= set(sdss)
     assert columns(universe, "gaia")["coeff"].shape == (4, 110)
+
+
+def test_a_folder_that_exists_is_left_alone(universe: Path) -> None:
+    with pytest.raises(ValueError, match="expected a new folder"):
+        simulate_universe(SKY, universe)
+
+
+def test_an_interrupted_universe_leaves_nothing(tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate_universe(SKY, tmp_path / "mmu", num_workers=1, progress=stop)
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_instruments_see_the_same_object(universe: Path) -> None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from training.surveys.simulated_drawing import (
 )
 from training.surveys.simulated_sky import SkyConfig, kinds, object_id, paper_sky, plan
 from training.surveys.simulated_spectra import SPECTROGRAPHS
+from training.surveys.simulating_processes import in_processes
 
 __all__ = [
     "SkyConfig",
@@ -173,45 +172,14 @@ def _write_shards(
         (config, range(start, min(start + config.shard_objects, config.num_objects)), folder)
         for start in starts
     ]
-    workers = min(num_workers or os.cpu_count() or 1, len(tasks))
     barred: dict[int, list[bool]] = {}
-
-    def report() -> None:
-        if progress is not None:
-            progress(sum(len(some) for some in barred.values()), config.num_objects)
-
-    if workers <= 1:
-        for number, task in enumerate(tasks):
-            barred[number] = _write_shard(*task)
-            report()
-        return [flag for number in range(len(tasks)) for flag in barred[number]]
-    context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=context) as pool:
-        try:
-            running = {pool.submit(_write_shard, *task): k for k, task in enumerate(tasks)}
-            for future in as_completed(running):
-                barred[running[future]] = future.result()
-                report()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    # closed at once if progress raises, so that no process writes on
+    with closing(in_processes(_write_shard, tasks, num_workers=num_workers)) as results:
+        for done in results:
+            barred[done.number] = done.result
+            if progress is not None:
+                progress(sum(len(some) for some in barred.values()), config.num_objects)
     return [flag for number in range(len(tasks)) for flag in barred[number]]
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started meanwhile use one thread each, so that cores are not oversubscribed."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _write_shard(config: SkyConfig, indices: range, folder: Path) -> list[bool]:

@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ from training.observations import IMAGE_SIZE, NUM_XP_COEFFICIENTS, PIXEL_SCALE_A
 from training.sky.objects import Galaxy, SkyObject
 from training.sky.starlight import BANDS
 from training.surveys.simulated_drawing import Seen, draw_seen
-from training.surveys.simulated_sky import Plan, SkyConfig, object_id, plan
+from training.surveys.simulated_sky import SkyConfig, object_id, plan
 from training.surveys.simulated_spectra import SPECTROGRAPHS
+from training.surveys.simulating_processes import in_processes
 
 SURVEYS = ("legacysurvey", "sdss", "desi", "gaia")
 _HEALPIX_DEPTH = 4  # NSIDE 16
@@ -43,13 +45,18 @@ _LETTERS = tuple(band[-1] for band in BANDS)
 
 
 def simulate_universe(
-    config: SkyConfig, folder: Path, *, progress: Callable[[int, int], None] | None = None
+    config: SkyConfig,
+    folder: Path,
+    *,
+    num_workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write the sky of that config as a Multimodal Universe into a new folder.
 
     Args:
         config: What to simulate; spectra of both spectrographs are taken.
         folder: Where to; it appears only when complete.
+        num_workers: Processes; all cores by default, 1 = this process.
         progress: Called with objects done and objects in all.
 
     Raises:
@@ -65,21 +72,25 @@ def simulate_universe(
     cells = lonlat_to_healpix(
         Longitude(layout.ra_deg, unit="deg"), Latitude(layout.dec_deg, unit="deg"), _HEALPIX_DEPTH
     )
-    done = 0
+    tasks = [
+        (config, np.flatnonzero(cells == cell), int(cell), partial) for cell in np.unique(cells)
+    ]
+    written = 0
     try:
-        for cell in np.unique(cells):
-            indices = np.flatnonzero(cells == cell)
-            _write_cell(config, layout, indices, int(cell), partial)
-            done += len(indices)
-            if progress is not None:
-                progress(done, config.num_objects)
+        # closed at once if progress raises, so that no process writes on
+        with closing(in_processes(_write_cell, tasks, num_workers=num_workers)) as results:
+            for done in results:
+                written += len(tasks[done.number][1])
+                if progress is not None:
+                    progress(written, config.num_objects)
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
-def _write_cell(config: SkyConfig, layout: Plan, indices: ndarray, cell: int, folder: Path) -> None:
+def _write_cell(config: SkyConfig, indices: ndarray, cell: int, folder: Path) -> None:
+    layout = plan(config)
     counts = {
         "legacysurvey": len(indices),
         "sdss": int(layout.has_spectrum[indices].sum()),

@@ -112,9 +112,11 @@ def test_labels_tell_the_classes(sky: Path) -> None:
 
     assert list(labels.columns) == ["object_id", *simulated.LABELS]
     assert list(labels.object_id) == [f"sim-3-{k:06d}" for k in range(10)]
-    for name in simulated.LABELS:
-        assert list(labels[name]) == [int(kind == name) for kind in kinds]
+    for name, counted in simulated.LABEL_KINDS.items():
+        assert list(labels[name]) == [int(kind in counted) for kind in kinds]
     assert labels.lens.sum() == 1
+    assert set(labels.barred) == {0, 1}  # some spirals have bars, nothing round has
+    assert not labels.barred[labels.elliptical == 1].any()
 
 
 def test_what_is_read_is_what_was_drawn(sky: Path) -> None:
@@ -247,12 +249,13 @@ def test_a_sky_of_another_config_is_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["sky"]
 
 
-def test_an_interrupted_sky_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_interrupted_sky_is_not_taken_for_a_whole_one(tmp_path: Path, num_workers: int) -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        simulated.simulate(SMALL, tmp_path / "sky", num_workers=1, progress=stop)
+        simulated.simulate(SMALL, tmp_path / "sky", num_workers=num_workers, progress=stop)
     assert not list(tmp_path.iterdir())
 
     progress: list[int] = []

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from astropy.io import fits
 
-from training.surveys.simulated_spectra import (
+from training.sky.starlight import (
     EMISSION_LINES,
     LIGHT_SPEED_KM_S,
+    QUASAR_LINES,
+    QuasarGlow,
     Starlight,
     StarSurface,
     colours,
-    observe,
-    observed_flux,
-    spectrum_wavelength_angstrom,
+    rest_curve,
+    rest_wavelength_angstrom,
 )
+from training.sky.starlight import observed_flux as flux_at
+from training.surveys.simulated_spectra import DESI, SDSS, observe, wavelength_angstrom
 
 OLD = Starlight(old=1.0, middle=0.0, young=0.0)
 YOUNG = Starlight(old=0.0, middle=0.0, young=1.0, metal_poor=0.5)
-WAVE = spectrum_wavelength_angstrom()
+WAVE = wavelength_angstrom(SDSS)
+
+
+def observed_flux(
+    light: Starlight | StarSurface | QuasarGlow, *, redshift: float, flux_r_nmgy: float
+) -> np.ndarray:
+    return flux_at(light, redshift=redshift, flux_r_nmgy=flux_r_nmgy, wavelength_angstrom=WAVE)
 
 
 def between(flux: np.ndarray, low: float, high: float) -> float:
@@ -130,3 +142,98 @@ def test_signal_to_noise_is_that_of_sdss(mag: float, low: float, high: float) ->
     r = (WAVE > 5700) & (WAVE < 7100) & ~spectrum.mask
 
     assert low < float(np.median(clean[r] * np.sqrt(spectrum.ivar[r]))) < high
+
+
+def test_the_desi_grid_is_that_of_its_coadds() -> None:
+    wave = wavelength_angstrom(DESI)
+
+    assert len(wave) == 7781
+    assert wave[0] == 3600.0
+    assert wave[-1] == 9824.0
+    np.testing.assert_allclose(np.diff(wave), 0.8)
+
+
+def test_both_spectrographs_see_the_same_light() -> None:
+    desi = wavelength_angstrom(DESI)
+    fine = flux_at(OLD, redshift=0.1, flux_r_nmgy=10.0, wavelength_angstrom=desi)
+    coarse = observed_flux(OLD, redshift=0.1, flux_r_nmgy=10.0)
+
+    np.testing.assert_allclose(np.interp(WAVE, desi, fine), coarse, rtol=0.02)
+    # DESI goes bluer and redder than SDSS
+    assert desi[0] < WAVE[0] < WAVE[-1] < desi[-1]
+
+
+def test_noise_of_desi_is_what_ivar_says() -> None:
+    wave = wavelength_angstrom(DESI)
+    clean = flux_at(OLD, redshift=0.1, flux_r_nmgy=40.0, wavelength_angstrom=wave)
+
+    spectrum = observe(clean, quality=1.0, rng=np.random.default_rng(5), spectrograph=DESI)
+
+    good = ~spectrum.mask
+    scaled = (spectrum.flux - clean)[good] * np.sqrt(spectrum.ivar[good])
+    assert scaled.std() == pytest.approx(1, abs=0.03)
+    np.testing.assert_array_equal(spectrum.wavelength_angstrom, wave)
+
+
+@pytest.mark.parametrize(("redshift", "lines"), [(0.4, 2), (1.5, 2), (2.3, 3)])
+def test_broad_lines_of_quasars_are_redshifted(redshift: float, lines: int) -> None:
+    glow = QuasarGlow(slope=-1.5)
+    flux = observed_flux(glow, redshift=redshift, flux_r_nmgy=5.0)
+
+    seen = 0
+    for _, rest, width, broad in QUASAR_LINES:
+        centre = rest * (1 + redshift)
+        if not (broad and width > 10 and WAVE[0] + 200 < centre < WAVE[-1] - 200):
+            continue
+        near = np.abs(WAVE / centre - 1) < 0.004
+        side = np.abs(np.abs(WAVE / centre - 1) - 0.035) < 0.004
+        seen += flux[near].mean() > 1.05 * flux[side].mean()
+    assert seen >= lines
+    assert (flux > 0).all()
+
+
+def test_quasars_are_bluer_than_sun_like_stars() -> None:
+    quasar = colours(QuasarGlow(slope=-1.6), 1.2)
+    sun = colours(StarSurface(temperature_k=5700.0), 0.0)
+
+    assert quasar[0] > sun[0]
+
+
+def contrast(wave: np.ndarray, flux: np.ndarray, width_angstrom: float) -> np.ndarray:
+    """Lines alone: flux over its running mean."""
+    num = int(width_angstrom / np.median(np.diff(wave))) // 2 * 2 + 1
+    padded = np.pad(flux, num // 2, mode="edge")
+    return flux / np.convolve(padded, np.ones(num) / num, "valid") - 1
+
+
+@pytest.mark.parametrize(
+    ("file", "light", "low", "high", "width", "least"),
+    [
+        ("STAR-G-v0.1", StarSurface(temperature_k=5800.0), 3850, 7000, 150.0, 0.5),
+        ("QSO-LOZ-v1.1", QuasarGlow(slope=-1.5), 1750, 3200, 400.0, 0.8),
+        ("QSO-LOZ-v1.1", QuasarGlow(slope=-1.5), 4300, 7000, 400.0, 0.8),
+        ("QSO-HIZ-v1.1", QuasarGlow(slope=-1.5), 1250, 3000, 300.0, 0.8),
+    ],
+)
+def test_lines_are_where_redrock_has_them(
+    shared_data: Path,
+    file: str,
+    light: StarSurface | QuasarGlow,
+    low: float,
+    high: float,
+    width: float,
+    least: float,
+) -> None:
+    path = shared_data / "desi_redrock_templates" / f"rrtemplate-{file}.fits"
+    with fits.open(path) as opened:
+        header, template = opened[0].header, opened[0].data[0].astype(np.float64)
+    wave = header["CRVAL1"] + header["CDELT1"] * np.arange(len(template))
+    if header.get("LOGLAM"):
+        wave = 10**wave
+    part = (low < wave) & (wave < high)
+    ours = np.interp(wave[part], rest_wavelength_angstrom(), rest_curve(light))
+
+    lines = contrast(wave[part], ours, width)
+    theirs = contrast(wave[part], template[part], width)
+
+    assert np.corrcoef(lines, theirs)[0, 1] > least

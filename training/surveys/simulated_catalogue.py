@@ -13,6 +13,7 @@ from training.observations import (
     Spectrum,
     fingerprint,
 )
+from training.surveys.gaia_spectra import GaiaView
 
 SURVEY = "simulated"
 
@@ -28,9 +29,11 @@ def observation(
     radius_arcsec: float,
     spectrum: Spectrum | None,
     redshift: float | None,
-    is_star: bool,
+    spectrum_class: str,
+    gaia: GaiaView | None,
     source: str,
 ) -> Observation:
+    """Put together what was measured; redshift and class are reported with a spectrum."""
     scalars: dict[str, float] = {}
     catalogue: dict[str, CatalogueValue] = {}
     for band, flux in flux_nmgy.items():
@@ -46,7 +49,17 @@ def observation(
         scalars["tok_z"] = redshift
         catalogue["redshift"] = redshift
         catalogue["redshift_source"] = SURVEY
-        catalogue["spectrum_class"] = "STAR" if is_star else "GALAXY"
+        catalogue["spectrum_class"] = spectrum_class
+    xp = None
+    if gaia is not None:
+        xp = gaia.xp
+        for name, value in (("g", gaia.flux_g), ("bp", gaia.flux_bp), ("rp", gaia.flux_rp)):
+            scalars[f"tok_flux_{name}_gaia"] = value
+        if (
+            gaia.parallax_mas > 0
+        ):  # noise can make it negative, and it is tokenized by its logarithm
+            scalars["tok_parallax"] = gaia.parallax_mas
+    xp_content = () if xp is None else (xp.bp, xp.rp, np.array(list(scalars.values())))
     spectrum_content = (spectrum.flux, spectrum.ivar, spectrum.mask) if spectrum else (None,)
     numbers = np.array([ra_deg, dec_deg, *flux_nmgy.values(), radius_arcsec, redshift or 0.0])
     return Observation(
@@ -56,7 +69,7 @@ def observation(
         object_id=object_id,
         fingerprint=fingerprint(
             object_id, "".join(image.bands), image.flux, image.ivar, image.mask, numbers,
-            *spectrum_content,
+            *spectrum_content, *xp_content,
         ),
         source=source,
         source_part=object_id,
@@ -64,6 +77,7 @@ def observation(
         dec_deg=dec_deg,
         image=image,
         spectrum=spectrum,
+        xp=xp,
         scalars=scalars,
         catalogue=catalogue,
     )  # fmt: skip

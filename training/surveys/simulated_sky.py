@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 from scipy.spatial import cKDTree
 
-from training.surveys.sky_objects import KINDS
+from training.sky.objects import KINDS
+from training.surveys.simulated_spectra import SPECTROGRAPHS, SpectrographName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +31,22 @@ class SkyConfig:
     star: float = 0.10
     irregular: float = 0.08
     lenticular: float = 0.12
+    barred: float = 0.0
+    ring: float = 0.0
+    shell: float = 0.0
+    group_lens: float = 0.0
+    quasar: float = 0.0
     spectrum_fraction: float = 0.4
+    spectrograph: SpectrographName = "sdss"  # whose grid and noise
+    xp_fraction: float = 0.0  # of the stars, seen by Gaia
     i_band_fraction: float = 0.7  # the rest is seen in g, r, z only
+    clumpy_source: float = 0.0  # of the lenses
+    saturated_star: float = 0.0  # of the frames, here and below
+    satellite_trail: float = 0.0
+    bad_columns: float = 0.0  # beside the few that every sky has
+    missing_band: float = 0.0
+    depth_scatter_mag: float = 0.0  # between frames, beside the little that every sky has
+    seeing_scatter: float = 0.0  # in the natural logarithm, likewise
     ra_deg: float = 150.0
     dec_deg: float = 2.0
     half_width_deg: float = 3.0
@@ -49,11 +64,24 @@ class SkyConfig:
         shares = {
             **fractions,
             "spectrum_fraction": self.spectrum_fraction,
+            "xp_fraction": self.xp_fraction,
             "i_band_fraction": self.i_band_fraction,
+            "clumpy_source": self.clumpy_source,
+            "saturated_star": self.saturated_star,
+            "satellite_trail": self.satellite_trail,
+            "bad_columns": self.bad_columns,
+            "missing_band": self.missing_band,
         }
         for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in 0 to 1, got {value}")
+        for name in ("depth_scatter_mag", "seeing_scatter"):
+            if not 0 <= getattr(self, name) <= 2:
+                raise ValueError(f"{name} must lie in 0 to 2, got {getattr(self, name)}")
+        if self.spectrograph not in SPECTROGRAPHS:
+            raise ValueError(
+                f"spectrograph must be one of {', '.join(SPECTROGRAPHS)}, got {self.spectrograph!r}"
+            )
         if sum(fractions.values()) > 1 + 1e-9:
             raise ValueError(
                 f"class fractions add up to {sum(fractions.values()):.3f}, more than 1"
@@ -69,6 +97,38 @@ class SkyConfig:
             )
 
 
+def paper_sky(*, num_objects: int, seed: int = 0) -> SkyConfig:
+    """A sky with the class fractions of AION-1's evaluation sets, and what spoils real frames.
+
+    Spirals, barred ones among them, are 26 %, mergers with shells 2 %, lenses 0.1 % (arXiv
+    2510.17960); the other fractions are a choice.
+    """
+    return SkyConfig(
+        num_objects=num_objects,
+        seed=seed,
+        spiral=0.18,
+        barred=0.08,
+        merger=0.016,
+        shell=0.004,
+        lens=0.0008,
+        group_lens=0.0002,
+        edge_on=0.14,
+        star=0.09,
+        quasar=0.03,
+        irregular=0.08,
+        lenticular=0.12,
+        ring=0.015,
+        xp_fraction=0.8,
+        clumpy_source=0.5,
+        saturated_star=0.03,
+        satellite_trail=0.02,
+        bad_columns=0.03,
+        missing_band=0.05,
+        depth_scatter_mag=0.25,
+        seeing_scatter=0.12,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is decided for the sky as a whole: one entry an object."""
@@ -76,6 +136,7 @@ class Plan:
     kinds: tuple[str, ...]
     has_spectrum: Bool[ndarray, " object"]
     has_i: Bool[ndarray, " object"]
+    has_xp: Bool[ndarray, " object"]
     ra_deg: Float64[ndarray, " object"]
     dec_deg: Float64[ndarray, " object"]
 
@@ -89,10 +150,16 @@ def plan(config: SkyConfig) -> Plan:
     kinds += ["elliptical"] * (num - len(kinds))
     order = rng.permutation(num)
     ra_deg, dec_deg = _positions(config, rng)
+    dealt = tuple(kinds[k] for k in order)
+    stars = np.flatnonzero([kind == "star" for kind in dealt])
+    has_xp = np.zeros(num, dtype=bool)
+    gaia_rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(6,)))
+    has_xp[stars] = _exact_share(gaia_rng, len(stars), config.xp_fraction)
     return Plan(
-        kinds=tuple(kinds[k] for k in order),
+        kinds=dealt,
         has_spectrum=_exact_share(rng, num, config.spectrum_fraction),
         has_i=_exact_share(rng, num, config.i_band_fraction),
+        has_xp=has_xp,
         ra_deg=ra_deg,
         dec_deg=dec_deg,
     )

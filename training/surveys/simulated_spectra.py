@@ -1,16 +1,10 @@
-"""Light by wavelength for the simulated sky: what stars and stellar populations emit.
-
-Galaxies mix three stellar populations and two sets of nebular lines, all drawn once on a
-rest-frame grid of constant step in log10 wavelength. Photometry and spectra come from the same
-curve, so colours, 4000 Angstrom break, lines and redshift of an object agree with each other.
-The curves follow the shape of well-known mean galaxy and star spectra; they are not models of
-stellar evolution.
-"""
+"""What a spectrograph makes of simulated light: SDSS and DESI grids, their noise, bad pixels."""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -18,287 +12,97 @@ from numpy import ndarray
 
 from training.observations import Spectrum
 
-LIGHT_SPEED_KM_S = 299_792.458
-NANOMAGGY_CGS = 3.631e-29  # erg / s / cm^2 / Hz
-SPECTRUM_PIXELS = 3840  # SDSS: log10 wavelength 3.58 to 3.9639 in steps of 1e-4
-
-# Effective passbands of the Dark Energy Camera as flat-topped curves: centre, full width.
-_PASSBANDS_ANGSTROM = {
-    "DES-G": (4730, 1480),
-    "DES-R": (6420, 1480),
-    "DES-I": (7840, 1470),
-    "DES-Z": (9260, 1480),
-}
-BANDS = tuple(_PASSBANDS_ANGSTROM)
-NUM_BANDS = len(BANDS)
-R_BAND = BANDS.index("DES-R")
-
-_LOG_START, _LOG_STOP, _LOG_STEP = 3.0, 4.1, 1e-4
-_BLOCK = 8  # photometry needs the curve only in steps of 8e-4
-
-# Continuum relative to 5500 Angstrom: (wavelength, old, one-gigayear, young).
-_CONTINUUM = (
-    (1000, 0.020, 0.10, 7.00),
-    (1500, 0.015, 0.25, 9.00),
-    (2000, 0.020, 0.38, 6.00),
-    (2500, 0.040, 0.48, 4.20),
-    (3000, 0.130, 0.58, 3.20),
-    (3500, 0.260, 0.64, 2.60),
-    (3700, 0.320, 0.70, 2.35),
-    (3900, 0.360, 1.10, 2.25),
-    (4060, 0.590, 1.28, 2.15),
-    (4300, 0.700, 1.27, 1.87),
-    (4550, 0.880, 1.22, 1.63),
-    (5000, 0.955, 1.10, 1.28),
-    (5500, 1.000, 1.00, 1.00),
-    (6000, 1.000, 0.90, 0.83),
-    (6500, 0.985, 0.82, 0.69),
-    (7000, 0.955, 0.75, 0.59),
-    (8000, 0.885, 0.63, 0.43),
-    (9000, 0.805, 0.54, 0.33),
-    (10000, 0.725, 0.46, 0.26),
-    (12600, 0.550, 0.31, 0.15),
-)
-# Absorption: (vacuum wavelength, width, depth in old, one-gigayear, young); Angstrom.
-_ABSORPTION = (
-    (3934.8, 8.0, 0.50, 0.25, 0.05),  # Ca K
-    (3969.6, 8.0, 0.48, 0.40, 0.10),  # Ca H and H epsilon
-    (3835.4, 9.0, 0.20, 0.35, 0.08),
-    (4102.9, 9.0, 0.08, 0.36, 0.08),  # H delta
-    (4305.6, 16.0, 0.26, 0.08, 0.02),  # G band
-    (4341.7, 9.0, 0.10, 0.34, 0.08),  # H gamma
-    (4384.6, 7.0, 0.10, 0.04, 0.01),
-    (4668.0, 14.0, 0.06, 0.02, 0.0),
-    (4862.7, 8.0, 0.14, 0.30, 0.08),  # H beta
-    (5176.6, 15.0, 0.20, 0.07, 0.02),  # Mg b
-    (5270.0, 9.0, 0.09, 0.04, 0.01),  # Fe
-    (5335.0, 8.0, 0.07, 0.03, 0.01),  # Fe
-    (5895.6, 6.0, 0.18, 0.08, 0.03),  # Na D
-    (6190.0, 45.0, 0.03, 0.01, 0.0),  # TiO
-    (6564.6, 8.0, 0.06, 0.20, 0.06),  # H alpha
-    (7130.0, 55.0, 0.05, 0.01, 0.0),  # TiO
-    (8500.4, 6.0, 0.16, 0.10, 0.04),  # Ca II triplet
-    (8544.4, 6.0, 0.24, 0.14, 0.05),
-    (8664.5, 6.0, 0.20, 0.12, 0.04),
-)
-# Emission: name, vacuum wavelength, flux over H alpha where gas is metal rich, metal poor.
-EMISSION_LINES: dict[str, tuple[float, float, float]] = {
-    "[OII]3727": (3727.1, 0.28, 0.42),
-    "[OII]3730": (3729.9, 0.36, 0.56),
-    "Hdelta": (4102.9, 0.08, 0.09),
-    "Hgamma": (4341.7, 0.15, 0.16),
-    "Hbeta": (4862.7, 0.34, 0.35),
-    "[OIII]4960": (4960.3, 0.06, 0.40),
-    "[OIII]5008": (5008.2, 0.17, 1.20),
-    "HeI": (5877.2, 0.03, 0.04),
-    "[NII]6550": (6549.9, 0.13, 0.03),
-    "Halpha": (6564.6, 1.0, 1.0),
-    "[NII]6585": (6585.3, 0.38, 0.09),
-    "[SII]6718": (6718.3, 0.17, 0.14),
-    "[SII]6733": (6732.7, 0.13, 0.10),
-}
-_HALPHA_FLUX = 130.0  # per unit of young light at 5500 Angstrom, Angstrom
-_LINE_WIDTH = 2.0e-4  # sigma in log10 wavelength: 140 km/s with the spectrograph's share
+SpectrographName = Literal["sdss", "desi"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Starlight:
-    """A stellar population: fractions of the light at 5500 Angstrom, which add up to 1."""
+class Spectrograph:
+    """The grid of one survey's spectra and how deep they are."""
 
-    old: float
-    middle: float  # about a gigayear
-    young: float
-    metal_poor: float = 0.3  # of the ionised gas, 0 to 1
-    gas: float = 1.0  # strength of the emission lines of the young stars
-    dust_mag: float = 0.0  # extinction at 5500 Angstrom
+    name: SpectrographName
+    num_pixels: int
+    line_spread_angstrom: float  # sigma
+    bad_angstrom: tuple[tuple[float, float], ...]  # centre and half-width, always masked
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StarSurface:
-    """A single star."""
-
-    temperature_k: float
-    metals: float = 1.0  # strength of metal lines, sun-like = 1
-
-
-Light = Starlight | StarSurface
-
-
-@functools.cache
-def rest_wavelength_angstrom() -> Float64[ndarray, " wavelength"]:
-    """Rest-frame grid of every curve here, vacuum, 1000 to about 12,600 Angstrom."""
-    num = round((_LOG_STOP - _LOG_START) / _LOG_STEP)
-    return 10 ** (_LOG_START + _LOG_STEP * np.arange(num, dtype=np.float64))
+SDSS = Spectrograph(
+    name="sdss", num_pixels=3840, line_spread_angstrom=1.1, bad_angstrom=((5578.9, 6.0),)
+)
+DESI = Spectrograph(name="desi", num_pixels=7781, line_spread_angstrom=0.75, bad_angstrom=())
+# Wavelength in Angstrom and sigma between sky lines: that of an early coadd of DESI (tile 80693)
+# times three, which is about one usual exposure.
+_DESI_NOISE = np.array(
+    [
+        *((3600, 3.9), (3800, 2.4), (4000, 1.6), (4400, 0.85), (4800, 0.6), (5700, 0.58)),
+        *((6200, 0.42), (7000, 0.32), (8400, 0.27), (9824, 0.45)),
+    ]
+)
+SPECTROGRAPHS: dict[str, Spectrograph] = {"sdss": SDSS, "desi": DESI}
 
 
 @functools.cache
-def spectrum_wavelength_angstrom() -> Float64[ndarray, " pixel"]:
-    """The SDSS grid, rounded to float32 as survey files hold it."""
-    grid = 10 ** (3.58 + _LOG_STEP * np.arange(SPECTRUM_PIXELS, dtype=np.float64))
+def wavelength_angstrom(spectrograph: Spectrograph) -> Float64[ndarray, " pixel"]:
+    """Its grid, vacuum; SDSS rounded to float32 as its files hold it.
+
+    SDSS steps by 1e-4 in log10 wavelength from 3.58, DESI by 0.8 Angstrom from 3600.
+    """
+    steps = np.arange(spectrograph.num_pixels, dtype=np.float64)
+    if spectrograph.name == "desi":
+        return np.round(3600 + 0.8 * steps, 1)
+    grid = 10 ** (3.58 + 1e-4 * steps)
     return grid.astype(np.float32).astype(np.float64)
 
 
 @functools.cache
-def _components() -> Float64[ndarray, "component wavelength"]:
-    """Old, one-gigayear and young stars, then metal-rich and metal-poor nebular lines."""
-    wave = rest_wavelength_angstrom()
-    table = np.array(_CONTINUUM, dtype=np.float64)
-    stars = np.exp(
-        [np.interp(np.log(wave), np.log(table[:, 0]), np.log(table[:, 1 + k])) for k in range(3)]
-    )
-    for centre, width, *depths in _ABSORPTION:
-        profile = np.exp(-0.5 * ((wave - centre) / width) ** 2)
-        stars *= 1 - np.array(depths)[:, None] * profile
-    lines = np.zeros((2, len(wave)))
-    for centre, *strengths in EMISSION_LINES.values():
-        sigma_angstrom = centre * np.log(10) * _LINE_WIDTH
-        profile = np.exp(-0.5 * (np.log10(wave / centre) / _LINE_WIDTH) ** 2)
-        profile /= sigma_angstrom * np.sqrt(2 * np.pi)
-        lines += _HALPHA_FLUX * np.array(strengths)[:, None] * profile
-    return np.concatenate([stars, lines])
+def _sky_noise(spectrograph: Spectrograph) -> Float64[ndarray, " pixel"]:
+    """One sigma of a spectrum of blank sky, 1e-17 erg/s/cm2/Angstrom.
 
-
-@functools.cache
-def _extinction() -> Float64[ndarray, " wavelength"]:
-    return (5500 / rest_wavelength_angstrom()) ** 0.9
-
-
-@functools.cache
-def _blocks() -> tuple[
-    Float64[ndarray, " block"],
-    Float64[ndarray, "component block"],
-    Float64[ndarray, " block"],
-]:
-    """Wavelengths, components and extinction averaged over blocks, for photometry."""
-    parts = _components()
-    return (
-        rest_wavelength_angstrom().reshape(-1, _BLOCK).mean(axis=1),
-        parts.reshape(len(parts), -1, _BLOCK).mean(axis=2),
-        _extinction().reshape(-1, _BLOCK).mean(axis=1),
-    )
-
-
-def _weights(light: Starlight) -> Float64[ndarray, " component"]:
-    lines = light.young * light.gas
-    return np.array(
-        [
-            light.old,
-            light.middle,
-            light.young,
-            lines * (1 - light.metal_poor),
-            lines * light.metal_poor,
-        ]
-    )
-
-
-def _star_curve(
-    star: StarSurface, wave: Float64[ndarray, " wavelength"]
-) -> Float64[ndarray, " wavelength"]:
-    """A black body with the Balmer series, metal lines and molecular bands its temperature has."""
-    kelvin = star.temperature_k
-    curve = (5500 / wave) ** 5 * np.expm1(1.4388e8 / (5500 * kelvin))
-    curve /= np.expm1(np.minimum(1.4388e8 / (wave * kelvin), 80.0))
-    balmer = 0.65 * np.exp(-0.5 * ((np.log10(kelvin) - 3.96) / 0.13) ** 2)
-    metal = star.metals * np.clip((8000 - kelvin) / 3500, 0, 1)
-    molecule = star.metals * np.clip((4200 - kelvin) / 1000, 0, 1)
-    lines = [(c, 11.0, balmer) for c in (3835.4, 3890.2, 3971.2, 4102.9, 4341.7, 4862.7, 6564.6)]
-    lines += [(3934.8, 9.0, 0.75 * metal), (3969.6, 9.0, 0.65 * metal)]
-    lines += [(4305.6, 15.0, 0.35 * metal), (4227.9, 5.0, 0.30 * metal)]
-    lines += [
-        (5176.6, 14.0, 0.30 * metal),
-        (5270.0, 8.0, 0.12 * metal),
-        (5895.6, 5.0, 0.35 * metal),
-    ]
-    lines += [(8544.4, 6.0, 0.35 * metal), (8664.5, 6.0, 0.30 * metal), (8500.4, 6.0, 0.20 * metal)]
-    lines += [(c, 70.0, 0.45 * molecule) for c in (4960.0, 5500.0, 6230.0, 6780.0, 7150.0, 7680.0)]
-    for centre, width, depth in lines:
-        if depth > 0.01:
-            low, high = np.searchsorted(wave, (centre - 5 * width, centre + 5 * width))
-            part = wave[low:high]
-            curve[low:high] *= 1 - min(depth, 0.9) * np.exp(-0.5 * ((part - centre) / width) ** 2)
-    jump = 0.55 * balmer / (1 + np.exp((wave - 3700) / 15))
-    blanketing = 0.45 * metal / (1 + np.exp((wave - 4000) / 60))
-    return curve * (1 - jump) * (1 - blanketing)
-
-
-def rest_curve(light: Light) -> Float64[ndarray, " wavelength"]:
-    """Rest-frame flux per Angstrom on the rest grid, arbitrary scale."""
-    if isinstance(light, StarSurface):
-        return _star_curve(light, rest_wavelength_angstrom())
-    curve = _weights(light) @ _components()
-    if light.dust_mag:
-        curve *= np.exp(-0.921 * light.dust_mag * _extinction())
-    return curve
-
-
-def _mean_flux_density(
-    curve: Float64[ndarray, " wavelength"], wave: Float64[ndarray, " wavelength"]
-) -> Float64[ndarray, " band"]:
-    """Mean flux per Hertz in griz, as a photon counter sees it; wave is a logarithmic grid."""
-    out = np.empty(NUM_BANDS)
-    for band, (centre, width) in enumerate(_PASSBANDS_ANGSTROM.values()):
-        low, high = np.searchsorted(wave, (centre - 0.75 * width, centre + 0.75 * width))
-        part = wave[low:high]
-        response = np.exp(-0.69 * (2 * (part - centre) / width) ** 12)
-        # the grid is logarithmic, so d(lambda) is proportional to lambda
-        counts = (curve[low:high] * response * part * part).sum()
-        out[band] = counts / (response.sum() * LIGHT_SPEED_KM_S * 1e13)
-    return out
-
-
-def colours(light: Light, redshift: float) -> Float64[ndarray, " band"]:
-    """Flux per Hertz in DECam g, r, i, z, divided by that in r."""
-    wave, parts, extinction = _blocks()
-    if isinstance(light, StarSurface):
-        curve = _star_curve(light, wave)
+    An hour of SDSS, or a usual exposure of DESI.
+    """
+    wave = wavelength_angstrom(spectrograph)
+    desi = spectrograph.name == "desi"
+    if desi:
+        sigma = np.interp(wave, _DESI_NOISE[:, 0], _DESI_NOISE[:, 1])
     else:
-        curve = _weights(light) @ parts * np.exp(-0.921 * light.dust_mag * extinction)
-    flux = _mean_flux_density(curve, wave * (1 + redshift))
-    return flux / flux[R_BAND]
-
-
-def observed_flux(
-    light: Light, *, redshift: float, flux_r_nmgy: float
-) -> Float64[ndarray, " pixel"]:
-    """Noiseless spectrum on the SDSS grid, 1e-17 erg/s/cm2/Angstrom, with that flux in r."""
-    wave = rest_wavelength_angstrom() * (1 + redshift)
-    curve = rest_curve(light)
-    per_hertz = _mean_flux_density(curve, wave)[R_BAND]
-    scale = flux_r_nmgy * NANOMAGGY_CGS * 1e17 / per_hertz
-    return np.interp(spectrum_wavelength_angstrom(), wave, curve * scale)
-
-
-@functools.cache
-def _sky_noise() -> Float64[ndarray, " pixel"]:
-    """One sigma of an hour-long SDSS spectrum of blank sky, 1e-17 erg/s/cm2/Angstrom."""
-    wave = spectrum_wavelength_angstrom()
-    sigma = 0.55 + 1.4 * np.exp(-(wave - 3790) / 250) + 0.35 * np.clip((wave - 7000) / 2200, 0, 1)
+        sigma = 0.55 + 1.4 * np.exp(-(wave - 3790) / 250)
+        sigma = sigma + 0.35 * np.clip((wave - 7000) / 2200, 0, 1)
     lines = [(5578.9, 12.0), (5891.6, 1.5), (6301.7, 4.0), (6365.5, 1.5)]
     # OH bands: regular combs that grow to the red stand for the forest
     for start, stop, height in ((7240, 7450, 0.8), (7710, 8060, 1.6), (8280, 8520, 2.0)):
         lines += [(centre, height) for centre in np.arange(start, stop, 34.0)]
     lines += [(centre, 2.6) for centre in np.arange(8760, 9120, 31.0)]
+    width, share = 3.0, 1.0
+    if desi:  # sharper lines, also further to the red
+        lines += [(centre, 2.0) for centre in np.arange(9300, 9800, 33.0)]
+        width, share = 1.5, 0.35
     for centre, height in lines:
-        sigma += height * np.exp(-0.5 * ((wave - centre) / 3.0) ** 2)
+        sigma = sigma + share * height * np.exp(-0.5 * ((wave - centre) / width) ** 2)
     return sigma
 
 
 def observe(
-    clean: Float64[ndarray, " pixel"], *, quality: float, rng: np.random.Generator
+    clean: Float64[ndarray, " pixel"],
+    *,
+    quality: float,
+    rng: np.random.Generator,
+    spectrograph: Spectrograph = SDSS,
 ) -> Spectrum:
-    """Add the noise of an SDSS spectrum and mask what sky lines and defects spoil.
+    """Add the noise of a spectrum and mask what sky lines and defects spoil.
 
     Args:
-        clean: Noiseless flux on the SDSS grid, 1e-17 erg/s/cm2/Angstrom.
+        clean: Noiseless flux on the spectrograph's grid, 1e-17 erg/s/cm2/Angstrom.
         quality: Divides the noise; 1 is the survey's usual exposure.
         rng: Source of randomness.
+        spectrograph: Whose grid and noise.
     """
-    wave = spectrum_wavelength_angstrom()
-    variance = (_sky_noise() ** 2 + 0.04 * np.maximum(clean, 0)) / quality**2
+    wave = wavelength_angstrom(spectrograph)
+    variance = (_sky_noise(spectrograph) ** 2 + 0.04 * np.maximum(clean, 0)) / quality**2
     ivar = (1 / variance).astype(np.float32)
     noise = rng.standard_normal(len(wave), dtype=np.float32) / np.sqrt(ivar)
     flux: Float32[ndarray, " pixel"] = clean.astype(np.float32) + noise
-    mask = np.abs(wave - 5578.9) < 6
+    mask = np.zeros(len(wave), dtype=bool)
+    for centre, half_width in spectrograph.bad_angstrom:
+        mask |= np.abs(wave - centre) < half_width
     for start in rng.integers(0, len(wave), size=rng.poisson(2)):
         mask[start : start + int(rng.integers(1, 6))] = True
     flux[mask] = 0

@@ -1,6 +1,7 @@
 """How bright, far and large simulated galaxies are: luminosity, distance, angular size.
 
-Sizes follow the relation with luminosity of Shen et al. 2003, MNRAS 343, 978.
+Distances are those of a flat universe of 30 % matter and 70 km/s/Mpc. Sizes follow the
+relation with luminosity of Shen et al. 2003, MNRAS 343, 978.
 """
 
 from __future__ import annotations
@@ -9,36 +10,51 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from astropy.cosmology import FlatLambdaCDM
-from jaxtyping import Float64
 from numpy import ndarray
+
+from training.sky.starlight import LIGHT_SPEED_KM_S
+
+_HUBBLE_KM_S_MPC, _MATTER = 70.0, 0.3
+_ARCSEC_A_RADIAN = 180 * 3600 / np.pi
 
 
 @dataclass(frozen=True, slots=True)
-class _Distances:
-    redshift: Float64[ndarray, " z"]
-    modulus_mag: Float64[ndarray, " z"]
-    kpc_per_arcsec: Float64[ndarray, " z"]
+class Distances:
+    """Redshift, distance modulus, and how large an arcsecond is there; one entry a redshift."""
+
+    redshift: ndarray
+    modulus_mag: ndarray
+    kpc_per_arcsec: ndarray
 
 
 @functools.cache
-def _distances() -> _Distances:
+def distances() -> Distances:
+    """A table of distances by redshift."""
     redshift = np.geomspace(5e-4, 3.5, 600)
-    cosmology = FlatLambdaCDM(H0=70, Om0=0.3)
-    return _Distances(
+    # comoving distance: Simpson's rule over the inverse expansion rate, from one entry to the next
+    edges = np.concatenate([[0.0], redshift])
+    low, high = edges[:-1], edges[1:]
+    rates = [_inverse_expansion(z) for z in (low, (low + high) / 2, high)]
+    steps = (high - low) / 6 * (rates[0] + 4 * rates[1] + rates[2])
+    comoving_mpc = LIGHT_SPEED_KM_S / _HUBBLE_KM_S_MPC * np.cumsum(steps)
+    return Distances(
         redshift,
-        np.asarray(cosmology.distmod(redshift).value, dtype=np.float64),
-        np.asarray(cosmology.kpc_proper_per_arcmin(redshift).value / 60, dtype=np.float64),
+        5 * np.log10(comoving_mpc * (1 + redshift)) + 25,
+        comoving_mpc * 1000 / (1 + redshift) / _ARCSEC_A_RADIAN,
     )
 
 
+def _inverse_expansion(redshift: ndarray) -> ndarray:
+    return 1 / np.sqrt(_MATTER * (1 + redshift) ** 3 + 1 - _MATTER)
+
+
 def _redshift_at(modulus_mag: float) -> float:
-    table = _distances()
+    table = distances()
     return float(np.interp(modulus_mag, table.modulus_mag, table.redshift))
 
 
 def _arcsec(radius_kpc: float, redshift: float) -> float:
-    table = _distances()
+    table = distances()
     return radius_kpc / float(np.interp(redshift, table.redshift, table.kpc_per_arcsec))
 
 
@@ -78,7 +94,7 @@ def luminous_red(rng: np.random.Generator) -> Size:
     while True:
         luminosity = float(rng.normal(-23.1, 0.4))
         redshift = float(rng.uniform(0.15, 0.6))
-        modulus = float(np.interp(redshift, _distances().redshift, _distances().modulus_mag))
+        modulus = float(np.interp(redshift, distances().redshift, distances().modulus_mag))
         mag = luminosity + modulus + 1.2 * redshift  # K correction of old stars in r
         if 16.5 < mag < 20.0:
             radius = _arcsec(10 ** rng.normal(0.52 - 0.22 * (luminosity + 20.5), 0.1), redshift)

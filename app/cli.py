@@ -29,8 +29,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 EXTRAS: dict[str, tuple[str, str]] = {
     "streamlit": ("app", "the page"),
     "altair": ("app", "the page"),
-    "galsim": ("train", "simulated images"),
-    "lenstronomy": ("train", "simulated lenses"),
     "h5py": ("surveys", "simulated surveys and Multimodal Universe files"),
     "astroquery": ("surveys", "the archives of SDSS and Gaia"),
     "gaiaxpy": ("surveys", "calibrated Gaia XP spectra"),

@@ -113,6 +113,6 @@ def read_recipe(file: Path) -> Recipe:
 
 def sky_config(recipe: Recipe, *, where: Path) -> Any:
     """The simulated sky that a recipe asks for, a SkyConfig."""
-    # Imported on demand: only those who simulate need GalSim.
+    # Imported on demand: only those who simulate need h5py.
     simulated = importlib.import_module("training.surveys.simulated")
     return read_config(simulated.SkyConfig, recipe.data.sky, where=where)

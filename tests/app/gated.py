@@ -13,7 +13,7 @@ ERRORS: dict[str, BaseException] = {
     "known": UnknownObject("no object 'x'\nin this sky"),
     "value": ValueError("expected a, got b"),
     "file": FileNotFoundError(2, "No such file or directory", "labels.csv"),
-    "extra": ModuleNotFoundError("No module named 'galsim'", name="galsim"),
+    "extra": ModuleNotFoundError("No module named 'gaiaxpy'", name="gaiaxpy"),
     "stopped": KeyboardInterrupt(),
     "ours": KeyError("a mistake of ours"),
     "ours_too": ModuleNotFoundError("No module named 'nothing'", name="nothing"),

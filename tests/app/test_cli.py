@@ -90,8 +90,8 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "extra",
             2,
-            "skykin: galsim is not installed (simulated images): "
-            "python -m pip install 'skykin[train]'",
+            "skykin: gaiaxpy is not installed (calibrated Gaia XP spectra): "
+            "python -m pip install 'skykin[surveys]'",
         ),
     ],
 )

@@ -60,12 +60,12 @@ def prepare(
         ValueError: num_objects is below FEWEST.
         ModuleNotFoundError: what the simulation needs is not installed.
     """
-    from training.surveys.simulated import SkyConfig, simulate  # needs the extra `train`
+    from training.surveys.simulated import clear_sky, simulate  # needs the extra `train`
 
     if num_objects < FEWEST:
         raise ValueError(f"a demo needs {FEWEST} objects or more, got {num_objects}")
     rare = FEWEST_OF_A_CLASS / num_objects
-    config = SkyConfig(num_objects=num_objects, merger=max(0.02, rare), lens=max(0.01, rare))
+    config = clear_sky(num_objects=num_objects, merger=max(0.02, rare), lens=max(0.01, rare))
     folder = folder.expanduser()
     made_by = encoder.load(encoder_name).hash[:12]
     survey = simulate(

@@ -34,7 +34,7 @@ import numpy as np
 from astropy.io import fits
 
 from training.surveys import legacysurvey, multimodal_universe
-from training.surveys.simulated import SkyConfig, simulate
+from training.surveys.simulated import clear_sky, simulate
 
 BANDS = ("des-g", "des-r", "des-i", "des-z")
 FLUXES = ("FLUX_G", "FLUX_R", "FLUX_I", "FLUX_Z", "EBV", "SHAPE_R", "SHAPE_E1", "SHAPE_E2")
@@ -213,7 +213,7 @@ def main() -> None:
         figures["memory_growth_mib"] = pool.submit(
             memory_growth_mib, root / "hdf5_unpacked" / "healpix=0" / "a.hdf5", num_objects
         ).result()
-        config = SkyConfig(num_objects=40 if quick else 800, shard_objects=20 if quick else 100)
+        config = clear_sky(num_objects=40 if quick else 800, shard_objects=20 if quick else 100)
         started = time.perf_counter()
         simulate(config, root / "sky", num_workers=NUM_PROCESSES)
         figures["simulated_per_s"] = config.num_objects / (time.perf_counter() - started)

@@ -18,7 +18,7 @@ from PIL import ImageDraw
 
 from training.observations import Observation
 from training.sky.objects import KINDS
-from training.surveys.simulated import SkyConfig, draw
+from training.surveys.simulated import clear_sky, draw
 from training.surveys.stretch import LOOKS
 
 GAP = 2  # pixels between pictures
@@ -58,7 +58,7 @@ def row_of(kind: str, each: int, seed: int) -> list[ndarray]:
         }
     elif kind != "elliptical":
         changes[kind] = 1.0
-    config = SkyConfig(
+    config = clear_sky(
         num_objects=each,
         seed=seed,
         spectrum_fraction=0.0,

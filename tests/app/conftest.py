@@ -20,7 +20,7 @@ from app.serving import free_port, page
 from discovery import Sky
 from index.building import build
 from tests.training.small_encoder import save_encoder
-from training.surveys.simulated import SkyConfig, simulate
+from training.surveys.simulated import clear_sky, simulate
 
 NUM_SIMULATED = 24
 HOSTILE = "<img src=x onerror=document.title='owned'>"
@@ -41,7 +41,7 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sky_folder(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small sky on disk; tests do not write to it."""
     folder = tmp_path_factory.mktemp("page")
-    config = SkyConfig(num_objects=NUM_SIMULATED, seed=5, spectrum_fraction=0.5)
+    config = clear_sky(num_objects=NUM_SIMULATED, seed=5, spectrum_fraction=0.5)
     survey = simulate(config, folder / "survey", num_workers=1)
     pictures = folder / "pictures"
     pictures.mkdir()

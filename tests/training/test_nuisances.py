@@ -12,9 +12,9 @@ from training.sky.scene import Conditions
 from training.sky.starlight import BANDS
 from training.surveys import nuisances, simulated
 from training.surveys.nuisances import Nuisances, Trail, draw_nuisances
-from training.surveys.simulated import SkyConfig
+from training.surveys.simulated import SkyConfig, clear_sky
 
-SKY = SkyConfig(num_objects=4, seed=3, spectrum_fraction=1.0, i_band_fraction=1.0)
+SKY = clear_sky(num_objects=4, seed=3, spectrum_fraction=1.0, i_band_fraction=1.0)
 ALL = replace(SKY, saturated_star=0.4, satellite_trail=0.3, bad_columns=0.2, missing_band=0.1)
 
 

@@ -15,10 +15,10 @@ from astropy.coordinates import SkyCoord
 from training import surveys
 from training.observations import Observation
 from training.surveys import simulated
-from training.surveys.simulated import SkyConfig
+from training.surveys.simulated import clear_sky
 from training.surveys.simulated_sky import plan
 
-SMALL = SkyConfig(
+SMALL = clear_sky(
     num_objects=10, seed=3, merger=0.1, lens=0.1, spectrum_fraction=0.5, shard_objects=4
 )
 
@@ -38,7 +38,7 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_counts_of_each_class_are_exact() -> None:
-    counts = Counter(plan(SkyConfig(num_objects=2000)).kinds)
+    counts = Counter(plan(clear_sky(num_objects=2000)).kinds)
 
     assert counts == {
         "spiral": 500,
@@ -53,7 +53,7 @@ def test_counts_of_each_class_are_exact() -> None:
 
 
 def test_shares_of_spectra_and_of_the_i_band_are_exact() -> None:
-    layout = plan(SkyConfig(num_objects=1000, spectrum_fraction=0.4, i_band_fraction=0.7))
+    layout = plan(clear_sky(num_objects=1000, spectrum_fraction=0.4, i_band_fraction=0.7))
 
     assert layout.has_spectrum.sum() == 400
     assert layout.has_i.sum() == 700
@@ -61,7 +61,7 @@ def test_shares_of_spectra_and_of_the_i_band_are_exact() -> None:
 
 
 def test_positions_lie_in_the_patch_and_apart() -> None:
-    config = SkyConfig(num_objects=3000, half_width_deg=0.5, min_separation_arcsec=8.0)
+    config = clear_sky(num_objects=3000, half_width_deg=0.5, min_separation_arcsec=8.0)
     layout = plan(config)
     places = SkyCoord(layout.ra_deg, layout.dec_deg, unit="deg")
 
@@ -74,7 +74,7 @@ def test_positions_lie_in_the_patch_and_apart() -> None:
 
 
 def test_a_patch_across_zero_hours_keeps_right_ascensions_in_range() -> None:
-    ra_deg = plan(SkyConfig(num_objects=200, ra_deg=0.0)).ra_deg
+    ra_deg = plan(clear_sky(num_objects=200, ra_deg=0.0)).ra_deg
 
     assert ((ra_deg >= 0) & (ra_deg < 360)).all()
     assert (ra_deg > 350).any()
@@ -82,7 +82,7 @@ def test_a_patch_across_zero_hours_keeps_right_ascensions_in_range() -> None:
 
 
 def test_too_many_objects_for_the_patch_are_refused() -> None:
-    config = SkyConfig(num_objects=500, half_width_deg=0.01, min_separation_arcsec=10.0)
+    config = clear_sky(num_objects=500, half_width_deg=0.01, min_separation_arcsec=10.0)
 
     with pytest.raises(ValueError, match="do not fit"):
         plan(config)
@@ -103,7 +103,7 @@ def test_too_many_objects_for_the_patch_are_refused() -> None:
 )
 def test_an_impossible_sky_is_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SkyConfig(**changes)  # type: ignore[arg-type]
+        clear_sky(**changes)
 
 
 def test_labels_tell_the_classes(sky: Path) -> None:

@@ -12,12 +12,12 @@ import pytest
 from training.sky.starlight import StarSurface
 from training.surveys import simulated
 from training.surveys.gaia_spectra import seen_by_gaia
-from training.surveys.simulated import SkyConfig, paper_sky
+from training.surveys.simulated import SkyConfig, clear_sky
 from training.surveys.simulated_drawing import draw_seen
 from training.surveys.simulated_sky import plan
 from training.surveys.simulated_universe import simulate_universe
 
-SKY = SkyConfig(
+SKY = clear_sky(
     num_objects=8, seed=4, star=0.5, spiral=0.25, edge_on=0.0, irregular=0.0, lenticular=0.0,
     spectrum_fraction=0.5, xp_fraction=1.0,
 )  # fmt: skip
@@ -141,8 +141,8 @@ def test_xp_coefficients_tell_temperature_and_brightness() -> None:
     assert seen(6000.0, 14.0)[1] == pytest.approx(10**0.4 * seen(6000.0, 15.0)[1], rel=0.02)
 
 
-def test_the_paper_sky_has_the_fractions_of_the_evaluation_sets() -> None:
-    counts = Counter(plan(paper_sky(num_objects=10_000)).kinds)
+def test_the_default_sky_has_the_fractions_of_the_evaluation_sets() -> None:
+    counts = Counter(plan(SkyConfig(num_objects=10_000)).kinds)
 
     assert counts["spiral"] + counts["barred"] == 2600
     assert counts["merger"] + counts["shell"] == 200

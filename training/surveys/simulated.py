@@ -28,16 +28,16 @@ from training.surveys.simulated_drawing import (
     draw_observations,
     draw_seen,
 )
-from training.surveys.simulated_sky import SkyConfig, kinds, object_id, paper_sky, plan
+from training.surveys.simulated_sky import SkyConfig, clear_sky, kinds, object_id, plan
 from training.surveys.simulated_spectra import SPECTROGRAPHS
 from training.surveys.simulating_processes import in_processes
 
 __all__ = [
     "SkyConfig",
+    "clear_sky",
     "draw",
     "kinds",
     "list_files",
-    "paper_sky",
     "read",
     "read_one",
     "simulate",

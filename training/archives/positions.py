@@ -7,6 +7,7 @@ import math
 import re
 import warnings
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,16 @@ class Positions:
     targets: tuple[Target, ...]  # every place once
     refused: tuple[RefusedRow, ...]
     repeats: dict[int, int]  # row -> the earlier row that asks for the same
+
+
+def in_groups(targets: Sequence[Target], num: int) -> Iterator[list[Target]]:
+    """At most num targets together, those of an id first: a query asks for ids or for positions."""
+    for some in (
+        [target for target in targets if target.key],
+        [target for target in targets if not target.key],
+    ):
+        for start in range(0, len(some), num):
+            yield some[start : start + num]
 
 
 def read_positions(file: Path, *, keys: tuple[str, ...] = ()) -> Positions:

@@ -28,7 +28,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
-from training.archives.positions import Target, separation_arcsec
+from training.archives.positions import Target, in_groups, separation_arcsec
 from training.archives.report import Outcome, outcome
 from training.archives.transfer import (
     Answer,
@@ -103,16 +103,9 @@ class Sdss:
 
     def fetch(self, targets: Sequence[Target], out: Path) -> Iterator[Outcome]:
         """See `Archive`."""
-        by_kind = (
-            [target for target in targets if target.key],
-            [target for target in targets if not target.key],
-        )
         with Client(self.skyserver, self.clock) as query, Client(self.sas, self.clock) as files:
-            for some in by_kind:
-                for start in range(0, len(some), NUM_PER_QUERY):
-                    yield from self._fetch_some(
-                        query, files, some[start : start + NUM_PER_QUERY], out
-                    )
+            for some in in_groups(targets, NUM_PER_QUERY):
+                yield from self._fetch_some(query, files, some, out)
 
     def _fetch_some(
         self, query: Client, files: Client, targets: Sequence[Target], out: Path

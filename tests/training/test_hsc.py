@@ -678,3 +678,12 @@ def test_a_group_is_found_again_when_a_band_arrives(tmp_path: Path) -> None:
 
     assert hsc.list_files(target) == [target / files["G"].name]
     assert len(group_of(target / files["I"].name).files) == 2
+
+
+def test_an_image_of_another_survey_is_refused(shared_data: Path) -> None:
+    brick = "legacysurvey-0959p805-image-g.fits.fz"
+    (batch,) = hsc.read(shared_data / "legacysurvey_catalogues_bricks" / brick)
+
+    assert batch.observations == ()
+    assert "expected an image of HSC, the header says" in batch.skipped[0].reason
+    assert "DECaLS" in batch.skipped[0].reason

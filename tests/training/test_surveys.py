@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from astropy.io import fits
 from PIL import Image as Picture
 
-from training.surveys import SURVEYS, Reader, companions, reader
+from training.surveys import SURVEYS, Reader, companions, files, reader
 
 FIRST_SUFFIX = {"composite": ".jpg", "legacysurvey": ".fits", "sdss": ".fits"}
 
@@ -207,3 +208,33 @@ def test_listing_a_folder_does_not_wait_for_a_pipe(survey: str, tmp_path: Path) 
 
     assert reader(survey).list_files(tmp_path) == [pipe]
     assert companions(survey, pipe) == ()
+
+
+def test_a_gzip_file_that_hides_much_is_not_unpacked_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MAX_UNPACKED_BYTES", 1 << 20)
+    file = tmp_path / "bomb.fits.gz"
+    file.write_bytes(gzip.compress(b"SIMPLE  =" + bytes(2 << 20)))
+
+    assert only_reason("legacysurvey", file) == "unpacks to more than 1 MiB"
+
+
+@pytest.mark.parametrize("survey", ["legacysurvey", "hsc"])
+def test_reading_does_not_wait_for_a_pipe(survey: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.fits"
+    os.mkfifo(pipe)
+
+    assert "regular file, got a pipe" in only_reason(survey, pipe)
+
+
+def test_a_hair_below_zero_hours_is_zero_hours(tmp_path: Path) -> None:
+    header = fits.Header({"BANDS": "g", "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN"})
+    header.update(CRVAL1=-1e-18, CRVAL2=5.0, CRPIX1=48.5, CRPIX2=48.5)
+    header.update(CD1_1=-7.3e-5, CD1_2=0.0, CD2_1=0.0, CD2_2=7.3e-5)
+    pixels = np.random.default_rng(0).normal(1, 0.1, (1, 96, 96)).astype(np.float32)
+    fits.PrimaryHDU(pixels, header).writeto(tmp_path / "a.fits")
+
+    seen = reader("legacysurvey").read_one(tmp_path / "a.fits", "")
+
+    assert seen.ra_deg == pytest.approx(0, abs=1e-9)

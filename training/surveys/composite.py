@@ -348,7 +348,7 @@ def _positions(arrays: dict[str, ndarray], num: int) -> tuple[tuple[float, float
                 f"{arrays[key].shape}"
             )
     return tuple(
-        (ra % 360, dec) if np.isfinite(ra) and np.isfinite(dec) else None
+        (ra % 360 % 360, dec) if np.isfinite(ra) and np.isfinite(dec) else None
         for ra, dec in zip(
             arrays["ra"].astype(np.float64).tolist(),
             arrays["dec"].astype(np.float64).tolist(),

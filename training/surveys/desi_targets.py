@@ -85,7 +85,7 @@ def position(row: Row) -> tuple[float, float] | None:
     ra_deg, dec_deg = (float(row.get(name, np.nan)) for name in ("target_ra", "target_dec"))
     if not (0 <= ra_deg <= 360 and -90 <= dec_deg <= 90):
         return None
-    return ra_deg % 360, dec_deg
+    return ra_deg % 360 % 360, dec_deg
 
 
 def photometry(row: Row) -> tuple[dict[str, float], dict[str, CatalogueValue]]:

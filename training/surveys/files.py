@@ -24,6 +24,7 @@ BROKEN_FITS = (
     fits.VerifyError, KeyError, IndexError, TypeError, OverflowError, MemoryError,
     EOFError, zlib.error,  # of gzip
 )  # fmt: skip
+MAX_UNPACKED_BYTES = 512 << 20  # ten times a brick coadd
 FITS_STARTS = (b"SIMPLE  =", b"\x1f\x8b", b"BZh", b"PK")  # plain, gzip, bzip2, zip
 FITS_SUFFIXES = (".fits", ".fits.gz", ".fit", ".fits.fz")
 
@@ -101,6 +102,18 @@ class OpenFits:
     content: bytes  # without gzip
 
 
+def _unpack(packed: bytes) -> bytes:
+    """The content of a gzip file of at most MAX_UNPACKED_BYTES: a small one may hide terabytes."""
+    try:
+        with gzip.open(io.BytesIO(packed)) as stream:
+            content = stream.read(MAX_UNPACKED_BYTES + 1)
+    except (EOFError, zlib.error) as error:
+        raise ValueError(f"truncated or damaged gzip file: {error}") from error
+    if len(content) > MAX_UNPACKED_BYTES:
+        raise ValueError(f"unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB")
+    return content
+
+
 @contextmanager
 def open_fits(file: Path) -> Iterator[OpenFits]:
     """Open a FITS file; astropy's warnings about its style stay inside.
@@ -109,12 +122,11 @@ def open_fits(file: Path) -> Iterator[OpenFits]:
         OSError: the file cannot be read or is not FITS.
         ValueError: its headers are damaged, found while it is used.
     """
+    if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe would wait for ever
+        raise OSError("expected a regular file, got a pipe, socket or device")
     content = file.read_bytes()
     if content.startswith(b"\x1f\x8b"):  # astropy unpacks gzip from files, not from memory
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, zlib.error) as error:
-            raise ValueError(f"truncated or damaged gzip file: {error}") from error
+        content = _unpack(content)
     if not content.startswith(FITS_STARTS):
         raise OSError("not a FITS file: it does not begin with SIMPLE")
     with warnings.catch_warnings():

@@ -66,7 +66,7 @@ class Frame:
         """ra_deg and dec_deg of the middle of the image."""
         height, width = self.flux.shape[1:]
         ra_deg, dec_deg = self.wcs.wcs_pix2world((width - 1) / 2, (height - 1) / 2, 0)
-        return float(ra_deg) % 360, float(dec_deg)
+        return float(ra_deg) % 360 % 360, float(dec_deg)
 
 
 def open_frame(file: Path, band: str) -> Frame:
@@ -165,9 +165,15 @@ def _check_shape(planes: ndarray, flux: ndarray, kind: str) -> None:
         )
 
 
+_ORIGIN = ("TELESCOP", "INSTRUME", "SURVEY")  # where an image comes from, as far as it is said
+
+
 def _bands(
     headers: list[fits.Header], flux: Float32[ndarray, "band y x"], band: str
 ) -> tuple[str, ...]:
+    said = [str(header[key]) for header in headers for key in _ORIGIN if key in header]
+    if said and not any(name in one.upper() for one in said for name in ("HSC", "SUBARU")):
+        raise ValueError(f"expected an image of HSC, the header says {', '.join(said)}")
     stated = [band_of(str(header["FILTER"])) for header in headers if "FILTER" in header]
     if len(flux) == len(BANDS) and not band:
         return BANDS

@@ -230,7 +230,7 @@ def _place(
     ra_deg, dec_deg = wcs.wcs_pix2world((width - 1) / 2, (height - 1) / 2, 0)
     if not (np.isfinite(ra_deg) and np.isfinite(dec_deg)):
         raise ValueError("the WCS gives no position at the image centre")
-    return float(ra_deg) % 360, float(dec_deg), wcs.pixel_scale_matrix
+    return float(ra_deg) % 360 % 360, float(dec_deg), wcs.pixel_scale_matrix
 
 
 def _resampled(scale_arcsec: float) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.training.mmu_files import (
@@ -20,7 +22,7 @@ from tests.training.mmu_files import (
     write_hdf5,
     write_parquet,
 )
-from training.surveys import multimodal_universe
+from training.surveys import mmu_parquet, multimodal_universe
 
 
 def _without(*names: str) -> dict[str, Any]:
@@ -261,3 +263,20 @@ def test_a_flip_in_a_checked_page_is_noticed(tmp_path: Path) -> None:
 
     assert [each for batch in batches(file) for each in batch.observations] == []
     assert any("CRC" in why for why in reasons(file))
+
+
+def test_a_row_of_very_many_values_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mmu_parquet, "MAX_VALUES_OF_A_ROW", 1000)
+    spectrum = [{name: [0.5] * 8000 for name in ("flux", "ivar", "lambda", "lsf_sigma", "mask")}]
+    columns = {"object_id": ["1"], "ra": [1.0], "dec": [2.0], "Z": [0.1], "ZWARN": [False]}
+    file = tmp_path / "desi" / "rows.parquet"
+    file.parent.mkdir()
+    pq.write_table(pa.table({**columns, "spectrum": spectrum}), file)
+
+    batches = list(multimodal_universe.read(file))
+
+    assert not any(batch.observations for batch in batches)
+    reasons = [skipped.reason for batch in batches for skipped in batch.skipped]
+    assert any("8,000 values in 1 rows: a row is too large" in reason for reason in reasons)

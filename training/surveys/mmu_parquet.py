@@ -19,6 +19,8 @@ from training.surveys.mmu_block import Block, Column
 HUB = "hub"  # origin of a file that the hub's own data-set scripts have made
 _LIST_STEPS = ("list.element", "list.item", "list.array_element", "bag.array_element")
 
+MAX_VALUES_OF_A_ROW = 4_000_000  # thirty times an image of five bands
+
 
 @contextmanager
 def open_parquet(file: Path) -> Iterator[ParquetTable]:
@@ -92,6 +94,7 @@ class ParquetTable:
         self, names: Sequence[str], groups: Sequence[int], batch_size: int
     ) -> Iterator[Block]:
         paths = [path for name in names for path in self._paths[name]]
+        self._check_sizes(frozenset(paths), groups)
         start = 0
         for batch in self._opened.iter_batches(
             batch_size=batch_size, row_groups=list(groups), columns=paths, use_threads=False
@@ -99,6 +102,20 @@ class ParquetTable:
             columns = {name: _rows(_leaf(batch, name.split("."))) for name in names}
             yield Block(start, batch.num_rows, columns)
             start += batch.num_rows
+
+    def _check_sizes(self, paths: frozenset[str], groups: Sequence[int]) -> None:
+        """Raise ValueError where a row would be large: a few bytes of Parquet may be any number."""
+        for group in groups:
+            about = self._opened.metadata.row_group(group)
+            for number in range(about.num_columns):
+                column = about.column(number)
+                if column.path_in_schema in paths and (
+                    column.num_values > MAX_VALUES_OF_A_ROW * max(about.num_rows, 1)
+                ):
+                    raise ValueError(
+                        f"column {_plain(column.path_in_schema)!r}: {column.num_values:,} values "
+                        f"in {about.num_rows:,} rows: a row is too large"
+                    )
 
 
 def _plain(path: str) -> str:

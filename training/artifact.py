@@ -34,7 +34,8 @@ from training.tokenizers.scalar import (
     ScalarTokenizerConfig,
 )
 from training.tokenizers.spectrum import SpectrumTokenizer, SpectrumTokenizerConfig
-from training.transformer import Transformer, TransformerConfig
+from training.transformer import Transformer
+from training.transformer_config import TransformerConfig
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -23,7 +23,7 @@ from training.tokenizer_fitting import FitConfig
 from training.tokenizers.image import ImageTokenizerConfig
 from training.tokenizers.scalar import GridTokenizerConfig
 from training.tokenizers.spectrum import SpectrumTokenizerConfig
-from training.transformer import TransformerConfig
+from training.transformer_config import TransformerConfig
 
 _CHECKED = ConfigDict(extra="forbid")
 

@@ -31,7 +31,8 @@ from training.recipe import Recipe, sky_config
 from training.search_head import ViewVectors
 from training.surveys import reader
 from training.tokens import TokenShard, concatenate, pack
-from training.transformer import Domain, Transformer
+from training.transformer import Transformer
+from training.transformer_config import Domain
 
 Progress = Callable[[str, float], None]  # what is being done, share of it done
 Figures = dict[str, Any]

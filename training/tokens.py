@@ -26,7 +26,7 @@ from training.tokenizers import image as image_tokenizer
 from training.tokenizers import spectrum as spectrum_tokenizer
 from training.tokenizers.image import ImageTokenizer
 from training.tokenizers.spectrum import SpectrumTokenizer
-from training.transformer import Domain
+from training.transformer_config import Domain
 
 MAX_BATCH = 8  # objects through the tokenizers at once; more is slower on a CPU (cache)
 

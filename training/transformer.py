@@ -11,89 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import ConfigDict, Field, field_validator, model_validator
-from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.blocks import DecoderBlock, EncoderBlock, LayerNorm
-from training.modalities import STREAM
+from training.transformer_config import Domain, TransformerConfig
 
-Pooling = Literal["mean", "context"]
 INIT_STD = 0.02
 # As large as the positions they are added to. The release draws tokens with INIT_STD; beside
 # positions of amplitude 1 a brief training then learns where tokens are, never what they are.
 TOKEN_STD = 1.0
-
-
-@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Domain:
-    """One token stream as a model knows it; smaller than released where the model is small."""
-
-    vocabulary: int = Field(gt=0)
-    grid: tuple[int, int]  # tokens lie on this grid, first axis slowest
-
-    @property
-    def num_tokens(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-    @classmethod
-    def released(cls, key: str) -> Domain:
-        """The stream as released AION-1 has it."""
-        stream = STREAM[key]
-        if stream.kind in ("image", "field"):
-            side = round(stream.num_tokens**0.5)
-            return cls(vocabulary=stream.vocabulary, grid=(side, side))
-        return cls(vocabulary=stream.vocabulary, grid=(stream.num_tokens, 1))
-
-
-@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class TransformerConfig:
-    """Sizes and streams of one transformer.
-
-    Raises:
-        ValueError: a stream is unknown, or the sizes do not divide.
-    """
-
-    domains_in: dict[str, Domain]  # in the order in which streams are laid out
-    dim: int = Field(default=192, gt=0)
-    encoder_depth: int = Field(default=6, gt=0)
-    decoder_depth: int = Field(default=6, gt=0)
-    num_heads: int = Field(default=3, gt=0)
-    mlp_ratio: float = Field(default=4.0, gt=0)
-    qk_norm: bool = True
-    # What an object vector averages: "mean" the encoder outputs themselves, "context" those outputs
-    # as the decoder sees them (projected, position and modality added), as AION.encode returns.
-    pooling: Pooling = "mean"
-    # Released files also hold positions, and decoder token tables that order-free streams never
-    # use. Without them a file is smaller; positions are recomputed.
-    released_layout: bool = False
-
-    @field_validator("domains_in", mode="before")
-    @classmethod
-    def _known_streams(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            value = {key: None for key in value}
-        if not value:
-            raise ValueError("domains_in names no token stream")
-        unknown = sorted(set(value) - set(STREAM))
-        if unknown:
-            raise ValueError(f"unknown token stream {unknown[0]!r}, known: {', '.join(STREAM)}")
-        return {
-            key: Domain.released(key) if domain is None else domain for key, domain in value.items()
-        }
-
-    @model_validator(mode="after")
-    def _sizes_divide(self) -> TransformerConfig:
-        if self.dim % self.num_heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
-        if self.dim % 4:
-            raise ValueError(f"dim must be a multiple of 4 for its positions, got {self.dim}")
-        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ from training.search_head import SearchHead, SearchHeadConfig
 from training.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from training.tokenizers.scalar import ScalarTokenizer, ScalarTokenizerConfig
 from training.tokenizers.spectrum import SpectrumTokenizer, SpectrumTokenizerConfig
-from training.transformer import Domain, Transformer, TransformerConfig
+from training.transformer import Transformer
+from training.transformer_config import Domain, TransformerConfig
 
 NUM_IN_PATCH = 40
 NUM_WITH_SPECTRUM = 8

@@ -21,7 +21,8 @@ from training.tokenizers.scalar import (
     ScalarTokenizerConfig,
 )
 from training.tokenizers.spectrum import SpectrumTokenizer, SpectrumTokenizerConfig
-from training.transformer import Domain, Transformer, TransformerConfig
+from training.transformer import Transformer
+from training.transformer_config import Domain, TransformerConfig
 
 DIM = 32
 SCALARS = ("tok_flux_g", "tok_flux_r", "tok_shape_r")

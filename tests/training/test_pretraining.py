@@ -20,7 +20,8 @@ from training.pretraining import (
     pretrain,
 )
 from training.tokens import TokenShard
-from training.transformer import Domain, Transformer, TransformerConfig
+from training.transformer import Transformer
+from training.transformer_config import Domain, TransformerConfig
 
 NUM = 300
 MASKING = MaskingConfig(num_input_tokens=8, num_target_tokens=6)

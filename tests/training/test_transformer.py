@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from training.blocks import Attention, GatedMLP
 from training.modalities import STREAM
-from training.transformer import Domain, Transformer, TransformerConfig, sin_cos_positions
+from training.transformer import Transformer, sin_cos_positions
+from training.transformer_config import Domain, TransformerConfig
 
 SMALL = TransformerConfig(
     dim=32,

@@ -176,7 +176,7 @@ def from_released(values: object) -> TransformerConfig:
     known = {*_REQUIRED, *RELEASED_DEFAULTS, *_TRAINING_ONLY, *_FIXED, *_OWN_DEFAULTS}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ValueError(f"unknown key {unknown[0]!r}, expected some of {', '.join(sorted(known))}")
+        raise ValueError(f"unknown key {unknown[0]!r}, expected one of {', '.join(sorted(known))}")
     for key in _REQUIRED:
         if key not in values:
             raise ValueError(f"no key {key!r}")

@@ -133,7 +133,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "unknown key": (
         lambda f: _edit(f / "config.json", {"depth": 3}),
-        r"config\.json: unknown key 'depth', expected one of decoder_depth",
+        r"config\.json: unknown key 'depth', expected one of act_layer",
     ),
     "wrong value": (
         lambda f: _edit(f / "config.json", {"dim": -1}),

@@ -9,18 +9,24 @@ Source: arXiv 2510.17960 and the released package polymathic-aion 0.0.2 (4M-styl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.blocks import DecoderBlock, EncoderBlock, LayerNorm
+from training.blocks import DecoderBlock, EncoderBlock, LayerNorm, Packing
+from training.modalities import STREAM
 from training.transformer_config import Domain, TransformerConfig
 
+# Who sees whom in the decoder. "training": the queries of one stream see each other, in a sequence
+# each its predecessors. "release": AION.forward passes an empty mask, by which every query takes
+# the mean over all queries of all streams.
+DecoderMask = Literal["training", "release"]
+SEQUENCE_POSITIONS = 512  # length of the released position table of a sequence, however short
 INIT_STD = 0.02
 # As large as the positions they are added to. The release draws tokens with INIT_STD; beside
 # positions of amplitude 1 a brief training then learns where tokens are, never what they are.
@@ -60,11 +66,12 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What the encoder made of some tokens."""
+    """What the encoder made of some tokens: a padded row an object, or objects end to end."""
 
-    outputs: Float[Tensor, "batch token dim"]
-    positions: Int[Tensor, "batch token"]  # in the model's Layout
-    valid: Bool[Tensor, "batch token"] | None  # False = padding; None = all valid
+    outputs: Float[Tensor, "*batch token dim"]
+    positions: Int[Tensor, "*batch token"]  # in the model's Layout
+    valid: Bool[Tensor, "batch token"] | None = None  # False = padding; None = all valid
+    packing: Packing | None = None  # objects lie end to end, not in rows
 
 
 def sin_cos_positions(grid: tuple[int, int], dim: int) -> Float[Tensor, "1 token dim"]:
@@ -73,10 +80,23 @@ def sin_cos_positions(grid: tuple[int, int], dim: int) -> Float[Tensor, "1 token
     # images that is the row. Long streams are (n, 1) grids there, so their index is the last half.
     h, w = grid
     slow, fast = torch.meshgrid(torch.arange(w), torch.arange(h), indexing="ij")
-    frequency = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    angles = [axis.reshape(-1, 1) * frequency for axis in (slow, fast)]
-    table = torch.cat([wave for a in angles for wave in (a.sin(), a.cos())], dim=1)
-    return table.float()[None]
+    return torch.cat([_waves(slow, dim // 2), _waves(fast, dim // 2)], dim=1).float()[None]
+
+
+def sequence_positions(length: int, dim: int) -> Float[Tensor, "1 token dim"]:
+    """Fixed positions in a sequence: [sin, cos]."""
+    return _waves(torch.arange(length), dim).float()[None]
+
+
+def _waves(axis: Int[Tensor, "*grid"], dim: int) -> Float[Tensor, "token dim"]:
+    frequency = 10000.0 ** -(torch.arange(dim // 2, dtype=torch.float64) / (dim // 2))
+    angles = axis.reshape(-1, 1) * frequency
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def is_sequence(key: str) -> bool:
+    """Whether a stream is a sequence of any length: its decoder is fed the true token before."""
+    return STREAM[key].kind == "ellipses"
 
 
 class StreamEmbedding(nn.Module):
@@ -85,23 +105,25 @@ class StreamEmbedding(nn.Module):
     pos_emb: Tensor
 
     def __init__(
-        self, domain: Domain, config: TransformerConfig, mod_emb: nn.Parameter, *, decoder: bool
+        self, key: str, config: TransformerConfig, mod_emb: nn.Parameter, *, decoder: bool
     ) -> None:
         super().__init__()
-        if not decoder or config.released_layout:
+        domain, sequence = config.domains_in[key], is_sequence(key)
+        self.num_tokens = domain.num_tokens
+        if not decoder or config.released_layout or sequence:
             self.token_emb = nn.Embedding(domain.vocabulary, config.dim)
         if decoder:
             self.to_logits = nn.Linear(config.dim, domain.vocabulary, bias=False)
         self.mod_emb = mod_emb
-        self.register_buffer(
-            "pos_emb",
-            sin_cos_positions(domain.grid, config.dim),
-            persistent=config.released_layout,
-        )
+        if sequence:
+            positions = sequence_positions(max(SEQUENCE_POSITIONS, domain.num_tokens), config.dim)
+        else:
+            positions = sin_cos_positions(domain.grid, config.dim)
+        self.register_buffer("pos_emb", positions, persistent=config.released_layout)
 
     def place(self) -> Float[Tensor, "1 token dim"]:
         """What says which stream and where in it: added to every token."""
-        return self.pos_emb + self.mod_emb
+        return self.pos_emb[:, : self.num_tokens] + self.mod_emb
 
 
 class Transformer(nn.Module):
@@ -113,27 +135,16 @@ class Transformer(nn.Module):
         self.layout = Layout.of(config.domains_in)
         shared = {key: nn.Parameter(torch.empty(1, 1, config.dim)) for key in config.domains_in}
         self.encoder_embeddings = nn.ModuleDict(
-            {
-                key: StreamEmbedding(domain, config, shared[key], decoder=False)
-                for key, domain in config.domains_in.items()
-            }
+            {key: StreamEmbedding(key, config, shared[key], decoder=False) for key in shared}
         )
         self.decoder_embeddings = nn.ModuleDict(
-            {
-                key: StreamEmbedding(domain, config, shared[key], decoder=True)
-                for key, domain in config.domains_in.items()
-            }
+            {key: StreamEmbedding(key, config, shared[key], decoder=True) for key in config.asked}
         )
-        sizes: dict[str, Any] = {"mlp_ratio": config.mlp_ratio, "qk_norm": config.qk_norm}
-        self.encoder = nn.ModuleList(
-            EncoderBlock(config.dim, config.num_heads, **sizes) for _ in range(config.encoder_depth)
-        )
-        self.encoder_norm = LayerNorm(config.dim)
+        self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.encoder_depth))
+        self.encoder_norm = LayerNorm(config.dim, bias=config.norm_bias)
         self.decoder_proj_context = nn.Linear(config.dim, config.dim)
-        self.decoder = nn.ModuleList(
-            DecoderBlock(config.dim, config.num_heads, **sizes) for _ in range(config.decoder_depth)
-        )
-        self.decoder_norm = LayerNorm(config.dim)
+        self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.decoder_depth))
+        self.decoder_norm = LayerNorm(config.dim, bias=config.norm_bias)
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.dim))
         self.register_buffer("stream_of_position", self.layout.stream_of_position(), False)
         self._initialise()
@@ -161,19 +172,45 @@ class Transformer(nn.Module):
             raise ValueError("expected tokens of at least one stream, got none")
         parts, positions = [], []
         for key, codes in tokens.items():
-            if key not in self.layout.start:
-                known = ", ".join(self.layout.keys)
-                raise ValueError(f"this encoder has no stream {key!r}, it has {known}")
-            if codes.shape[1] != self.layout.num_tokens[key]:
-                expected = self.layout.num_tokens[key]
-                raise ValueError(f"{key} has {expected} tokens, got {codes.shape[1]}")
-            embedding = self._stream(self.encoder_embeddings, key)
-            parts.append(embedding.token_emb(codes) + embedding.place())
-            span = self.layout.slice(key)
-            positions.append(torch.arange(span.start, span.stop, device=codes.device))
+            self.check(key, codes.shape[1])
+            parts.append(self._embed(key, codes))
+            start = self.layout.start[key]
+            positions.append(torch.arange(start, start + codes.shape[1], device=codes.device))
         x = torch.cat(parts, dim=1)
         where = torch.cat(positions).expand(x.shape[0], -1)
-        return Encoded(self._run_encoder(x, None), where, None)
+        return Encoded(self._run_encoder(x, None), where)
+
+    def encode_packed(self, objects: Sequence[Mapping[str, Int[Tensor, " _"]]]) -> Encoded:
+        """Encode objects of which each has streams of its own, end to end and without padding.
+
+        Objects of equal length should be neighbours: on a CPU those go through together.
+
+        Raises:
+            ValueError: no object, an object without tokens, or as `encode`.
+        """
+        lengths = tuple(sum(len(codes) for codes in tokens.values()) for tokens in objects)
+        if not lengths or not all(lengths):
+            raise ValueError(f"expected objects with tokens, got lengths {list(lengths)}")
+        rows: dict[str, list[Tensor]] = {}  # stream -> where its tokens go
+        codes: dict[str, list[Tensor]] = {}
+        row = 0
+        for tokens in objects:
+            for key, mine in tokens.items():
+                self.check(key, len(mine))
+                rows.setdefault(key, []).append(torch.arange(row, row + len(mine)))
+                codes.setdefault(key, []).append(mine)
+                row += len(mine)
+        device = self.mask_token.device
+        x = torch.empty(row, self.config.dim, device=device)
+        positions = torch.empty(row, dtype=torch.long, device=device)
+        for key, mine_of in codes.items():
+            where = torch.cat(rows[key]).to(device)
+            at = torch.cat([torch.arange(len(mine)) for mine in mine_of]).to(device)
+            embedding = self._stream(self.encoder_embeddings, key)
+            x[where] = embedding.token_emb(torch.cat(mine_of)) + embedding.place()[0][at]
+            positions[where] = self.layout.start[key] + at
+        packing = Packing(lengths)
+        return Encoded(self._run_encoder(x, packing), positions, packing=packing)
 
     def encode_selected(
         self,
@@ -181,24 +218,36 @@ class Transformer(nn.Module):
         positions: Int[Tensor, "batch token"],
         valid: Bool[Tensor, "batch token"],
     ) -> Encoded:
-        """Encode tokens picked from any streams: layout ids at layout positions, padded rows."""
+        """Encode tokens picked from any streams: layout ids at layout positions, padded rows.
+
+        The positions of a sequence count its picked tokens: the first picked is at its start.
+        """
         tables = [
             self._stream(self.encoder_embeddings, key).token_emb.weight for key in self.layout.keys
         ]
         x = F.embedding(ids, torch.cat(tables)) + self._places(positions)
         x = x * valid[..., None]
-        return Encoded(self._run_encoder(x, valid), positions, valid)
+        return Encoded(self._run_encoder(x, valid[:, None, :]), positions, valid)
 
     def pool(self, encoded: Encoded) -> Float[Tensor, "batch dim"]:
         """One vector an object: the mean over its tokens, padding left out."""
-        tokens = self.context(encoded) if self.config.pooling == "context" else encoded.outputs
+        tokens = self.pooled_tokens(encoded)
+        if encoded.packing is not None:
+            lengths = torch.tensor(encoded.packing.lengths, device=tokens.device)
+            return torch.segment_reduce(tokens, "mean", lengths=lengths, axis=0)
         if encoded.valid is None:
-            return tokens.float().mean(dim=1)
+            return tokens.mean(dim=1)
         weight = encoded.valid[..., None].float()
-        return (tokens.float() * weight).sum(dim=1) / weight.sum(dim=1)
+        return (tokens * weight).sum(dim=1) / weight.sum(dim=1)
 
-    def context(self, encoded: Encoded) -> Float[Tensor, "batch token dim"]:
-        """Encoder outputs as the decoder sees them."""
+    def pooled_tokens(self, encoded: Encoded) -> Float[Tensor, "*batch token dim"]:
+        """What a vector is pooled from, in float32; `pooling` in the configuration says which."""
+        return (
+            self.context(encoded) if self.config.pooling == "context" else encoded.outputs
+        ).float()
+
+    def context(self, encoded: Encoded) -> Float[Tensor, "*batch token dim"]:
+        """Encoder outputs as the decoder sees them: what AION.encode returns."""
         return self.decoder_proj_context(encoded.outputs) + self._places(encoded.positions)
 
     def decode(
@@ -206,15 +255,48 @@ class Transformer(nn.Module):
         encoded: Encoded,
         positions: Int[Tensor, "batch query"],
         valid: Bool[Tensor, "batch query"],
+        *,
+        previous: Int[Tensor, "batch query"] | None = None,
+        mask: DecoderMask = "training",
     ) -> Float[Tensor, "batch query dim"]:
         """Decoder states at the asked positions; each sees only its own stream beside the context.
 
-        Every query starts from the one mask token, so the true token is never fed.
+        Every query of an order-free stream starts from the one mask token, so the true token is
+        never fed. In a sequence the query at position n is fed the true code n and asks for code
+        n + 1; queries of a sequence must be given in their order.
+
+        Args:
+            encoded: What the encoder made, in rows (`encode`, `encode_selected`).
+            positions: In the model's Layout; those of a sequence count its asked tokens.
+            valid: False = padding.
+            previous: At queries of a sequence its code there; not read at others.
+            mask: Who sees whom, see DecoderMask.
+
+        Raises:
+            ValueError: a sequence is asked for without `previous`, or padding is given with the
+                mask of the release, whose mean would be over padding too.
         """
-        context = self.context(encoded)
+        assert encoded.packing is None
         x = self.mask_token + self._places(positions)
         stream = torch.where(valid, self.stream_of_position[positions], -1)
-        allowed = stream[:, :, None] == stream[:, None, :]  # (batch, query, query)
+        allowed = None
+        if mask == "release":
+            if not bool(valid.all()):
+                raise ValueError('queries must all be valid with mask "release"')
+        else:
+            allowed = stream[:, :, None] == stream[:, None, :]  # (batch, query, query)
+        for number, key in enumerate(self.layout.keys):
+            if not is_sequence(key) or not bool((mine := stream == number).any()):
+                continue
+            if previous is None:
+                raise ValueError(f"{key} is a sequence: give the codes before those asked for")
+            table = self._stream(self.decoder_embeddings, key).token_emb
+            fed = table(torch.where(mine, previous, 0)) + self._places(positions)
+            x = torch.where(mine[..., None], fed, x)
+            if allowed is not None:
+                order = torch.arange(positions.shape[1], device=positions.device)
+                allowed = allowed & ~(mine[:, :, None] & (order[None] > order[:, None]))
+        context = self.context(encoded)
         context_allowed = None if encoded.valid is None else encoded.valid[:, None, :]
         for block in self.decoder:
             x = block(x, context, allowed, context_allowed)
@@ -224,15 +306,32 @@ class Transformer(nn.Module):
         """Scores of every code of one stream, from decoder states at positions of that stream."""
         return self._stream(self.decoder_embeddings, key).to_logits(states)
 
+    def check(self, key: str, length: int) -> None:
+        """Raise ValueError unless the model takes that many tokens of that stream."""
+        if key not in self.layout.start:
+            known = ", ".join(self.layout.keys)
+            raise ValueError(f"this encoder has no stream {key!r}, it has {known}")
+        expected = self.layout.num_tokens[key]
+        if is_sequence(key):
+            if not 0 < length <= expected:
+                raise ValueError(f"{key} has 1 to {expected} tokens, got {length}")
+        elif length != expected:
+            raise ValueError(f"{key} has {expected} tokens, got {length}")
+
+    def _embed(self, key: str, codes: Int[Tensor, "*batch token"]) -> Tensor:
+        embedding = self._stream(self.encoder_embeddings, key)
+        return embedding.token_emb(codes) + embedding.place()[0, : codes.shape[-1]]
+
     def _run_encoder(
-        self, x: Float[Tensor, "batch token dim"], valid: Bool[Tensor, "batch token"] | None
-    ) -> Float[Tensor, "batch token dim"]:
-        allowed = None if valid is None else valid[:, None, :]
+        self,
+        x: Float[Tensor, "*batch token dim"],
+        allowed: Bool[Tensor, "batch 1 token"] | Packing | None,
+    ) -> Float[Tensor, "*batch token dim"]:
         for block in self.encoder:
             x = block(x, allowed)
         return self.encoder_norm(x)
 
-    def _places(self, positions: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token dim"]:
+    def _places(self, positions: Int[Tensor, "*batch token"]) -> Float[Tensor, "*batch token dim"]:
         places = [self._stream(self.encoder_embeddings, key).place()[0] for key in self.layout.keys]
         return F.embedding(positions, torch.cat(places))
 

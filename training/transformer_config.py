@@ -24,7 +24,6 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from training.modalities import STREAM
 
 Pooling = Literal["mean", "context"]
-Activation = Literal["SiLU", "GELU", "ReLU"]
 
 # What the reference model assumes where its config.json is silent.
 RELEASED_DEFAULTS: dict[str, Any] = {
@@ -40,6 +39,8 @@ RELEASED_DEFAULTS: dict[str, Any] = {
     "qk_norm": False,
     "decoder_causal_mask": False,
     "decoder_sep_mask": True,
+    "num_register_tokens": 0,
+    "share_modality_embeddings": True,
 }
 _REQUIRED = ("domains_in", "domains_out", "act_layer", "norm_bias")
 # Act in training only and change no output: read, not kept.
@@ -47,7 +48,14 @@ _TRAINING_ONLY = (
     "drop_path_rate_encoder", "drop_path_rate_decoder", "shared_drop_path", "use_act_checkpoint",
 )  # fmt: skip
 # No release uses another value, so only this one is built.
-_FIXED = {"num_register_tokens": 0, "share_modality_embeddings": True}
+_FIXED: dict[str, Any] = {
+    "act_layer": "SiLU",
+    "gated_mlp": True,
+    "decoder_causal_mask": False,
+    "decoder_sep_mask": True,
+    "num_register_tokens": 0,
+    "share_modality_embeddings": True,
+}
 _OWN_DEFAULTS: dict[str, Any] = {"domains": {}, "pooling": "mean", "released_layout": True}
 
 
@@ -87,15 +95,11 @@ class TransformerConfig:
     decoder_depth: int = Field(default=6, gt=0)
     num_heads: int = Field(default=3, gt=0)
     mlp_ratio: float = Field(default=4.0, gt=0)
-    act_layer: Activation = "SiLU"
-    gated_mlp: bool = True
     qk_norm: bool = True
     qkv_bias: bool = False
     proj_bias: bool = False
     mlp_bias: bool = False
     norm_bias: bool = False
-    decoder_causal_mask: bool = False
-    decoder_sep_mask: bool = True
     # What an object vector averages: "mean" the encoder outputs themselves, "context" those outputs
     # as the decoder sees them (projected, position and modality added), as AION.encode returns.
     pooling: Pooling = "mean"
@@ -173,17 +177,18 @@ def from_released(values: object) -> TransformerConfig:
     """
     if not isinstance(values, dict):
         raise ValueError(f"expected a table of settings, got {type(values).__name__}")
-    known = {*_REQUIRED, *RELEASED_DEFAULTS, *_TRAINING_ONLY, *_FIXED, *_OWN_DEFAULTS}
+    known = {*_REQUIRED, *RELEASED_DEFAULTS, *_TRAINING_ONLY, *_OWN_DEFAULTS}
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(f"unknown key {unknown[0]!r}, expected one of {', '.join(sorted(known))}")
     for key in _REQUIRED:
         if key not in values:
             raise ValueError(f"no key {key!r}")
-    for key, only in _FIXED.items():
-        if values.get(key, only) != only:
-            raise ValueError(f"{key}: only {only} is supported, got {values[key]!r}")
     settings = RELEASED_DEFAULTS | _OWN_DEFAULTS | values
+    for key, only in _FIXED.items():
+        if settings[key] != only:
+            came = repr(settings[key]) if key in values else f"no key, which means {settings[key]}"
+            raise ValueError(f"{key}: only {only!r} is supported, got {came}")
     for key in _TRAINING_ONLY + tuple(_FIXED):
         settings.pop(key, None)
     keys, own = settings["domains_in"], settings.pop("domains")
@@ -209,7 +214,7 @@ def released_values(config: TransformerConfig) -> dict[str, Any]:
     """What config.json says of a model; `from_released` of it gives an equal configuration."""
     values = TypeAdapter(TransformerConfig).dump_python(config, mode="json")
     domains = values.pop("domains_in")
-    values["domains_in"] = list(domains)
+    values |= {"domains_in": list(domains), **_FIXED}
     values["domains_out"] = list(config.asked)
     own = {
         "domains": {

@@ -102,7 +102,7 @@ def test_modality_vector_is_one_tensor_for_encoder_and_decoder() -> None:
 
 def test_an_attention_layer_equals_its_formula() -> None:
     torch.manual_seed(0)
-    layer = Attention(32, 2, qk_norm=True)
+    layer = Attention(SMALL)
     x = torch.randn(2, 6, 32)
     scale = torch.rand(2, 16)
     layer.load_state_dict(
@@ -125,7 +125,7 @@ def test_an_attention_layer_equals_its_formula() -> None:
 
 def test_mlp_equals_its_formula() -> None:
     torch.manual_seed(0)
-    mlp = GatedMLP(32, 4.0)
+    mlp = GatedMLP(SMALL)
     x = torch.randn(3, 32)
 
     inner = F.silu(x @ mlp.fc1.weight.T) * (x @ mlp.fc3.weight.T)

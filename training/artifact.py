@@ -250,7 +250,8 @@ def _load_weights(module: nn.Module, folder: Path, digest: hashlib._Hash, config
     storage = {name: target.data_ptr() for name, target in targets.items()}
     filled = {storage[name] for name in tensors if name in storage}
     unknown = sorted(set(tensors) - set(targets))
-    missing = sorted(name for name in targets if storage[name] not in filled)
+    optional = {"grid_angstrom"}  # older artefacts state it in the configuration alone
+    missing = sorted(name for name in set(targets) - optional if storage[name] not in filled)
     if unknown or missing:
         what = f"unexpected tensor {unknown[0]!r}" if unknown else f"no tensor {missing[0]!r}"
         raise ValueError(f"{file}: {what}")

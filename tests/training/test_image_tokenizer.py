@@ -59,11 +59,37 @@ def test_stack_puts_bands_on_their_channels_and_drops_what_is_masked() -> None:
     assert float(batch.flux_nmgy[0, 6].abs().max()) == 0
 
 
-def test_stack_refuses_another_size() -> None:
-    flux = np.ones((1, 80, 96), dtype=np.float32)
-    small = Image(flux, flux, np.zeros(flux.shape, dtype=bool), ("DES-G",))
-    with pytest.raises(ValueError, match=r"96 x 96 pixels, got \(80, 96\)"):
-        stack([small])
+@pytest.mark.parametrize(
+    ("height", "width"), [(96, 96), (160, 160), (97, 130), (80, 95), (64, 200)]
+)
+def test_the_centre_of_an_image_stays_where_it_is(height: int, width: int) -> None:
+    flux = np.random.default_rng(0).normal(1, 0.1, (1, height, width)).astype(np.float32)
+    image = Image(flux, np.ones_like(flux), np.zeros(flux.shape, dtype=bool), ("DES-G",))
+
+    batch = stack([image])
+
+    seen, ivar = batch.flux_nmgy[0, 5].numpy(), batch.ivar[0, 5].numpy()
+    for y, x in np.ndindex(96, 96):  # AION-1 crops from (side - 96) // 2 on
+        row, column = y + (height - 96) // 2, x + (width - 96) // 2
+        inside = 0 <= row < height and 0 <= column < width
+        assert seen[y, x] == (flux[0, row, column] if inside else 0)
+        assert ivar[y, x] == inside
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("side", [160, 61])
+def test_a_tensor_of_another_size_is_cropped_or_padded_as_an_image_is(side: int) -> None:
+    flux = np.random.default_rng(1).normal(0, 0.1, (4, side, side)).astype(np.float32)
+    image = Image(flux, np.ones_like(flux), np.zeros(flux.shape, dtype=bool), BANDS[5:])
+    batch = stack([image])
+    whole = torch.zeros(1, 9, side, side)
+    whole[0, 5:] = torch.from_numpy(flux)
+    model = tokenizer()
+
+    codes = model.encode(whole, batch.channels)
+
+    assert torch.equal(codes, model.encode(batch.flux_nmgy, batch.channels))
+    assert len(codes.unique()) > 1
 
 
 @torch.inference_mode()

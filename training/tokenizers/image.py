@@ -78,23 +78,34 @@ class ImageReconstruction:
 
 
 def stack(images: Sequence[Image]) -> ImageTensors:
-    """Put images of any bands onto the nine channels.
+    """Put images of any bands and sizes onto the nine channels and IMAGE_SIZE pixels a side.
 
-    Raises:
-        ValueError: an image is not IMAGE_SIZE pixels a side.
+    Larger images lose their margin; around smaller ones flux and ivar are 0.
     """
     side = IMAGE_SIZE
     flux = np.zeros((len(images), NUM_CHANNELS, side, side), dtype=np.float32)
     ivar = np.zeros_like(flux)
     channels = np.zeros((len(images), NUM_CHANNELS), dtype=bool)
     for row, image in enumerate(images):
-        if image.flux.shape[1:] != (side, side):
-            raise ValueError(f"expected {side} x {side} pixels, got {image.flux.shape[1:]}")
         where = [BANDS.index(band) for band in image.bands]
-        flux[row, where] = image.flux
-        ivar[row, where] = np.where(image.mask, np.float32(0), image.ivar)
+        good_ivar = np.where(image.mask, np.float32(0), image.ivar)
+        flux[row, where] = centre(torch.tensor(image.flux)).numpy()
+        ivar[row, where] = centre(torch.tensor(good_ivar)).numpy()
         channels[row, where] = True
     return ImageTensors(torch.from_numpy(flux), torch.from_numpy(ivar), torch.from_numpy(channels))
+
+
+def centre(pixels: Float[Tensor, "*plane y x"]) -> Float[Tensor, "*plane 96 96"]:
+    """The central IMAGE_SIZE pixels a side, with 0 around where the array is smaller.
+
+    Of an odd margin the last row goes, as where AION-1 crops; AION-1 does not pad.
+    """
+    height, width = pixels.shape[-2:]
+    if height == width == IMAGE_SIZE:
+        return pixels
+    top, left = (height - IMAGE_SIZE) // 2, (width - IMAGE_SIZE) // 2
+    bottom, right = height - IMAGE_SIZE - top, width - IMAGE_SIZE - left
+    return functional.pad(pixels, (-left, -right, -top, -bottom))
 
 
 class ImageTokenizer(nn.Module):
@@ -123,14 +134,16 @@ class ImageTokenizer(nn.Module):
         return self.quantizer.num_codes
 
     def encode(
-        self, flux_nmgy: Float[Tensor, "b 9 96 96"], channels: Bool[Tensor, "b 9"]
+        self, flux_nmgy: Float[Tensor, "b 9 y x"], channels: Bool[Tensor, "b 9"]
     ) -> Int64[Tensor, "b n"]:
         """Give the codes of images; neither tensor is changed.
+
+        Other sizes than 96 are cropped, or padded with 0, about the centre.
 
         Raises:
             ValueError: an image has no band.
         """
-        compressed = self.compress(self.clip(flux_nmgy))
+        compressed = self.compress(self.clip(centre(flux_nmgy)))
         return self.quantizer(self._latent(compressed, channels)).codes.flatten(1)
 
     def decode(

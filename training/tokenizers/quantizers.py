@@ -147,17 +147,31 @@ class LinearQuantizer(nn.Module):
 
 
 class QuantileQuantizer(nn.Module):
-    """Bins of equal population, learned from data; only the table is kept, never the sample."""
+    """Bins of equal population, learned from data.
+
+    The release keeps a sample of the data, its reservoir, beside the table. Nothing reads it, but
+    a released artefact that is loaded and saved must not lose it.
+
+    Args:
+        num_bins: Size of the table.
+        reservoir_size: Values of the sample to keep; 0 keeps none.
+    """
 
     table: Tensor  # (bin,), ascending
+    reservoir: Tensor  # (sample,); absent where its size is 0
 
-    def __init__(self, num_bins: int) -> None:
+    def __init__(self, num_bins: int, *, reservoir_size: int = 0) -> None:
         super().__init__()
         self.num_codes = num_bins
         self.register_buffer("table", torch.linspace(0.0, 1.0, num_bins))
+        self.reservoir_size = reservoir_size
+        if reservoir_size:
+            self.register_buffer("reservoir", torch.zeros(reservoir_size))
 
     def fit(self, values: Float[Tensor, " n"]) -> None:
         """Set the table to the empirical quantiles, linearly interpolated.
+
+        The reservoir becomes quantiles too, as many as it holds: a sample without chance.
 
         Raises:
             ValueError: fewer than two finite values, or values that are not finite.
@@ -165,10 +179,9 @@ class QuantileQuantizer(nn.Module):
         if len(values) < 2 or not torch.isfinite(values).all():
             raise ValueError(f"expected two or more finite values, got {values.shape[0]:,}")
         ordered = values.double().sort().values
-        where = torch.linspace(0, 1, self.num_codes, dtype=torch.float64) * (len(ordered) - 1)
-        below = where.floor().long().clamp(max=len(ordered) - 2)
-        table = torch.lerp(ordered[below], ordered[below + 1], where - below)
-        self.table.copy_(table)
+        self.table.copy_(_quantiles(ordered, self.num_codes))
+        if self.reservoir_size:
+            self.reservoir.copy_(_quantiles(ordered, self.reservoir_size))
 
     def encode(self, values: Float[Tensor, "*batch"]) -> Int64[Tensor, "*batch"]:
         """Give the first quantile at or above each value."""
@@ -177,3 +190,9 @@ class QuantileQuantizer(nn.Module):
     def decode(self, codes: Int64[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Give the quantile of each code."""
         return self.table[codes]
+
+
+def _quantiles(ordered: Float[Tensor, " n"], count: int) -> Float[Tensor, " count"]:
+    where = torch.linspace(0, 1, count, dtype=torch.float64) * (len(ordered) - 1)
+    below = where.floor().long().clamp(max=len(ordered) - 2)
+    return torch.lerp(ordered[below], ordered[below + 1], where - below)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from training.tokenizers.quantizers import LinearQuantizer, QuantileQuantizer
@@ -19,20 +19,22 @@ class ScalarTokenizerConfig:
     num_bins: int = 1024
     log: bool = False  # quantize the natural logarithm
     min_log_value: float = -3.0  # with log: smaller values, zero and below share the lowest code
+    reservoir_size: int = 0  # values of the fit that are kept beside the table; 100,000 as released
 
 
 class ScalarTokenizer(nn.Module):
-    """Quantile bins, as AION-1's reservoir quantizers without their reservoirs.
+    """Quantile bins, as AION-1's reservoir quantizers.
 
     Codes 1 to num_bins - 1 are equally common in the data of the fit; code 0 is its minimum and
-    whatever lies below.
+    whatever lies below. With `log` that is every value up to exp(min_log_value) = 0.0498, so all
+    negative fluxes and parallaxes are one token: `below_range` says which.
     """
 
     def __init__(self, config: ScalarTokenizerConfig) -> None:
         super().__init__()
         self.config = config
         self.num_tokens = 1
-        self.quantizer = QuantileQuantizer(config.num_bins)
+        self.quantizer = QuantileQuantizer(config.num_bins, reservoir_size=config.reservoir_size)
 
     @property
     def num_codes(self) -> int:
@@ -44,15 +46,28 @@ class ScalarTokenizer(nn.Module):
         self.quantizer.fit(self._compress(values))
 
     def encode(self, values: Float[Tensor, " b"]) -> Int64[Tensor, "b 1"]:
-        """Give each value its bin. Raises ValueError on NaN: absent values have no token."""
-        if torch.isnan(values).any():
-            raise ValueError("expected numbers, got NaN: leave the token out where there is none")
+        """Give each value its bin; what lies outside gets the outermost ones.
+
+        Raises:
+            ValueError: a value is NaN: absent values have no token.
+        """
+        refuse_nan(values)
         return self.quantizer.encode(self._compress(values).float())[:, None]
 
     def decode(self, tokens: Int64[Tensor, "b 1"]) -> Float[Tensor, " b"]:
         """Give the upper edge of each bin, in the unit of the fitted values."""
         values = self.quantizer.decode(tokens[:, 0])
         return values.exp() if self.config.log else values
+
+    def below_range(self, values: Float[Tensor, " b"]) -> Bool[Tensor, " b"]:
+        """True where a value lies below the lowest bin, which is all that its token will say.
+
+        Negative parallaxes and fluxes of the logarithmic streams are such values.
+        """
+        below = self._compress(values).float() < self.quantizer.table[0]
+        if self.config.log:  # clipped to the edge, so at it and not below it
+            below = below | (values < math.exp(self.config.min_log_value))
+        return below
 
     def _compress(self, values: Tensor) -> Tensor:
         if not self.config.log:
@@ -87,10 +102,15 @@ class GridTokenizer(nn.Module):
 
     def encode(self, values: Float[Tensor, " b"]) -> Int64[Tensor, "b 1"]:
         """Give each value its step. Raises ValueError on NaN."""
-        if torch.isnan(values).any():
-            raise ValueError("expected numbers, got NaN: leave the token out where there is none")
+        refuse_nan(values)
         return self.quantizer.encode(values.float())[:, None]
 
     def decode(self, tokens: Int64[Tensor, "b 1"]) -> Float[Tensor, " b"]:
         """Give the value of each step."""
         return self.quantizer.decode(tokens[:, 0])
+
+
+def refuse_nan(values: Float[Tensor, "*shape"]) -> None:
+    """Raise ValueError where a value is NaN: it would be binned like any number."""
+    if torch.isnan(values).any():
+        raise ValueError("expected numbers, got NaN: leave the token out where there is none")

@@ -23,8 +23,6 @@ from training.observations import Spectrum
 from training.tokenizers.quantizers import LinearQuantizer, LookupFreeQuantizer
 
 MIN_NORMALISATION = 0.1  # in the unit of the flux
-INPUT_SCALE = 0.2  # brings the normalised flux to the near-linear part of the arcsinh
-MAX_IVAR = 100.0
 KERNEL = 7  # pixels of the depthwise convolutions
 STEM_STRIDE = 4
 
@@ -43,6 +41,9 @@ class SpectrumTokenizerConfig:
     num_wavelengths: int = 8704
     normalisation_bins: int = 1024
     normalisation_range: tuple[float, float] = (-1.0, 5.0)  # of log10(normalisation + 1)
+    input_scale: float = 0.2  # brings the normalised flux to the near-linear part of the arcsinh
+    max_ivar: float | None = 100.0  # what is above is clipped; None clips nothing
+    max_flux: float | None = None  # symmetric; likewise
 
     def __post_init__(self) -> None:
         sizes = {
@@ -81,10 +82,15 @@ class SpectrumTensors:
 
 @dataclass(frozen=True, slots=True)
 class SpectrumDecoded:
-    """A spectrum on the latent grid."""
+    """Spectra on the latent grid, or at the wavelengths that were asked for."""
 
-    flux: Float[Tensor, "b latent"]  # in the unit that was encoded
-    mask_logits: Float[Tensor, "b latent"]  # above 0: rather bad than good
+    flux: Float[Tensor, "b wavelength"]  # in the unit that was encoded
+    mask_logits: Float[Tensor, "b wavelength"]  # above 0: rather bad than good
+
+    @property
+    def mask(self) -> Bool[Tensor, "b wavelength"]:
+        """True where a pixel is rather bad than good."""
+        return self.mask_logits > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +160,8 @@ class SpectrumTokenizer(nn.Module):
         self.num_tokens = 1 + config.num_wavelengths // config.stride
         grid = torch.arange(config.num_wavelengths, dtype=torch.float64)
         grid = config.first_wavelength_angstrom + config.wavelength_step_angstrom * grid
-        self.register_buffer("grid_angstrom", grid, persistent=False)
+        # Saved, and what was saved is believed: the release rounded it to float32.
+        self.register_buffer("grid_angstrom", grid)
         lowest, highest = config.normalisation_range
         self.normalisation_quantizer = LinearQuantizer(
             lowest=lowest, highest=highest, num_bins=config.normalisation_bins
@@ -185,10 +192,24 @@ class SpectrumTokenizer(nn.Module):
         latent = self._latent(flux, ivar, wavelength_angstrom, normalisation)
         return torch.cat([level[:, None], self.quantizer(latent).codes], dim=1)
 
-    def decode(self, tokens: Int64[Tensor, "b n"]) -> SpectrumDecoded:
-        """Give flux and mask logits on the latent grid."""
+    def decode(
+        self,
+        tokens: Int64[Tensor, "b n"],
+        wavelength_angstrom: Float[Tensor, "b wavelength"] | None = None,
+    ) -> SpectrumDecoded:
+        """Give flux and mask logits at some wavelengths, or on the latent grid.
+
+        Outside the latent grid nothing is known: there the flux is 0 and the mask True. (The
+        release gives the normalisation there, as if it had been seen.)
+        """
         normalisation = self._from_level(tokens[:, 0])
-        return self._from_values(self.quantizer.decode(tokens[:, 1:]), normalisation)
+        decoded = self._from_values(self.quantizer.decode(tokens[:, 1:]), normalisation)
+        if wavelength_angstrom is None:
+            return decoded
+        flux = self.resample(decoded.flux, wavelength_angstrom)
+        logits = self.resample(decoded.mask_logits, wavelength_angstrom)
+        inside = self._inside(wavelength_angstrom)
+        return SpectrumDecoded(flux, torch.where(inside, logits, torch.inf))
 
     def forward(self, spectra: SpectrumTensors) -> SpectrumReconstruction:
         """Encode and decode, with the gradient passing straight through the quantizer."""
@@ -207,21 +228,29 @@ class SpectrumTokenizer(nn.Module):
     ) -> Float[Tensor, "b pixel"]:
         """Bring values from the latent grid to other wavelengths; 0 outside the latent grid."""
         grid = self.grid_angstrom
-        step = self.config.wavelength_step_angstrom
-        inside = (wavelength_angstrom >= grid[0]) & (wavelength_angstrom <= grid[-1])
-        where = torch.where(inside, (wavelength_angstrom - grid[0]) / step, 0.0)
-        left = where.floor().long().clamp(max=len(grid) - 2)
-        weight = (where - left).to(latent_values.dtype)
+        inside = self._inside(wavelength_angstrom)
+        where = torch.where(inside, wavelength_angstrom.to(grid.dtype), grid[0])
+        left = (torch.searchsorted(grid, where.contiguous()) - 1).clamp(0, len(grid) - 2)
+        weight = ((where - grid[left]) / (grid[left + 1] - grid[left])).to(latent_values.dtype)
         y0, y1 = latent_values.gather(1, left), latent_values.gather(1, left + 1)
         return torch.where(inside, y0 + (y1 - y0) * weight, 0.0)
+
+    def _inside(self, wavelength_angstrom: Tensor) -> Tensor:
+        grid = self.grid_angstrom
+        return (wavelength_angstrom >= grid[0]) & (wavelength_angstrom <= grid[-1])
 
     def _normalisation(self, flux: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Token and value of the mean over unmasked pixels."""
         good = ~mask
-        total = torch.where(good, flux, 0.0).sum(dim=1)
+        total = torch.where(good, self._clip(flux), 0.0).sum(dim=1)
         mean = (total / (good.sum(dim=1) + 1)).clamp_min(MIN_NORMALISATION)
         level = self.normalisation_quantizer.encode(torch.log10(mean + 1))
         return level, self._from_level(level)
+
+    def _clip(self, flux: Tensor) -> Tensor:
+        limit = self.config.max_flux
+        finite = torch.nan_to_num(flux)
+        return finite if limit is None else finite.clamp(-limit, limit)
 
     def _from_level(self, level: Tensor) -> Tensor:
         logarithm = self.normalisation_quantizer.decode(level)
@@ -231,10 +260,12 @@ class SpectrumTokenizer(nn.Module):
         self, flux: Tensor, ivar: Tensor, wavelength: Tensor, normalisation: Tensor
     ) -> Tensor:
         scale = normalisation[:, None]
-        inverse_sigma = torch.nan_to_num(ivar).clamp(0, MAX_IVAR).sqrt()
-        channels = torch.stack([torch.nan_to_num(flux) / scale - 1, inverse_sigma / scale], dim=1)
+        inverse_sigma = torch.nan_to_num(ivar).clamp(0, self.config.max_ivar).sqrt()
+        channels = torch.stack([self._clip(flux) / scale - 1, inverse_sigma / scale], dim=1)
         channels = interpolate(
-            channels * INPUT_SCALE, wavelength_angstrom=wavelength, at_angstrom=self.grid_angstrom
+            channels * self.config.input_scale,
+            wavelength_angstrom=wavelength,
+            at_angstrom=self.grid_angstrom,
         )
         features = self.encoder(torch.asinh(channels))
         return self.to_code(self.encoder_norm(features).transpose(1, 2)).transpose(1, 2)

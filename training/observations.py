@@ -3,6 +3,7 @@
 Conventions, stated here once:
 
 * Sky positions are ICRS degrees, ra_deg in [0, 360), dec_deg in [-90, 90]; None = unknown.
+  What files say becomes such a position by `sky_position`, the one rule of all readers.
 * mask is True where a pixel is BAD. A bad pixel has ivar 0.
 * Image rows run from south to north and columns from east to west (FITS with north up).
 * Image flux is in nanomaggies per pixel (AB zero point 22.5), ivar in 1 / nanomaggies^2.
@@ -15,6 +16,7 @@ Conventions, stated here once:
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -24,6 +26,7 @@ from numpy import ndarray
 
 IMAGE_SIZE = 96  # pixels a side that the encoder sees
 PIXEL_SCALE_ARCSEC = 0.262  # Legacy Survey native pixel
+ROUNDING_DEG = 1e-6  # 4 mas: how far past 0 or 360 a right ascension is rounding, not a mistake
 HSC_PIXEL_SCALE_ARCSEC = 0.168
 NUM_XP_COEFFICIENTS = 55  # an arm
 
@@ -246,6 +249,28 @@ def check_position(ra_deg: float, dec_deg: float) -> None:
         raise ValueError(
             f"expected ra_deg in [0, 360) and dec_deg in [-90, 90], got {ra_deg}, {dec_deg}"
         )
+
+
+def sky_position(ra_deg: float | None, dec_deg: float | None) -> tuple[float, float] | None:
+    """The position that a file states in degrees, None where it states none (both missing or NaN).
+
+    A right ascension of 360, or within ROUNDING_DEG below 0 or above 360, is brought into [0, 360).
+
+    Raises:
+        ValueError: one coordinate is missing, or the position is outside [0, 360] x [-90, 90].
+    """
+    missing = [value is None or math.isnan(value) for value in (ra_deg, dec_deg)]
+    if all(missing):
+        return None
+    if ra_deg is None or dec_deg is None or any(missing):
+        raise ValueError(
+            f"expected both coordinates of the position or none, got ra_deg {ra_deg}, "
+            f"dec_deg {dec_deg}"
+        )
+    if -ROUNDING_DEG <= ra_deg < 0 or 360 <= ra_deg <= 360 + ROUNDING_DEG:
+        ra_deg = ra_deg % 360 % 360  # twice: -1e-18 % 360 is 360
+    check_position(ra_deg, dec_deg)
+    return float(ra_deg), float(dec_deg)
 
 
 def fingerprint(*parts: bytes | str | ndarray | None) -> str:

@@ -93,14 +93,15 @@ def test_sexagesimal_text_is_hours_and_degrees(tmp_path: Path, ra: str, dec: str
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("360,0", "outside the sky.*got 360, 0"),
-        ("-0.001,0", "outside the sky"),
-        ("10,90.01", "outside the sky"),
-        ("10,-91", "outside the sky"),
-        ("nan,0", "not finite"),
-        ("inf,0", "not finite"),
-        (",5", "no ra"),
-        ("5,", "no dec"),
+        ("360.001,0", r"expected ra_deg in \[0, 360\).*got 360.001, 0"),
+        ("-0.001,0", r"expected ra_deg in \[0, 360\)"),
+        ("10,90.01", r"dec_deg in \[-90, 90\]"),
+        ("10,-91", r"dec_deg in \[-90, 90\]"),
+        ("nan,0", "both coordinates of the position or none, got ra_deg nan, dec_deg 0"),
+        ("inf,0", r"expected ra_deg in \[0, 360\)"),
+        (",5", "both coordinates"),
+        ("5,", "both coordinates"),
+        (",", "no position"),
         ("here,there", "'here': expected degrees or sexagesimal"),
         ("25:61:61,0", "25:61:61"),
     ],
@@ -125,7 +126,7 @@ def test_masked_cells_are_refused(tmp_path: Path) -> None:
     table.write(tmp_path / "t.vot", format="votable")
     positions = read_positions(tmp_path / "t.vot")
     assert [each.row for each in positions.targets] == [1]
-    assert "not finite" in positions.refused[0].reason
+    assert "both coordinates" in positions.refused[0].reason
 
 
 def test_a_repeated_position_is_fetched_once(tmp_path: Path) -> None:
@@ -193,6 +194,19 @@ def test_ids_of_the_archive_need_no_position(tmp_path: Path) -> None:
     assert target.name == "266-51602-13"
     assert math.isnan(target.ra_deg)
     assert [each.row for each in positions.refused] == [2, 3]
+
+
+def test_half_a_position_is_refused_beside_an_id_too(tmp_path: Path) -> None:
+    positions = read_positions(
+        csv(tmp_path, "source_id,ra,dec", "1,5,", "2,,", "3,5,6"), keys=("source_id",)
+    )
+    assert [(each.row, each.key) for each in positions.targets] == [(2, "2"), (3, "3")]
+    assert "both coordinates" in positions.refused[0].reason
+
+
+def test_a_right_ascension_of_360_is_0(tmp_path: Path) -> None:
+    positions = read_positions(csv(tmp_path, "ra,dec", "360,1", "-0.0000001,2"))
+    assert [each.ra_deg for each in positions.targets] == pytest.approx([0, 359.9999999])
 
 
 def test_a_large_id_survives_fits(tmp_path: Path) -> None:

@@ -353,7 +353,7 @@ def test_a_npz_whose_positions_are_no_numbers_one_a_picture_is_skipped(
 def test_an_unknown_position_is_none_and_one_off_the_sky_is_skipped(tmp_path: Path) -> None:
     file = tmp_path / "crops.npz"
     dec = np.array([np.nan, 95.0, -5.0])
-    np.savez(file, images=np.stack([disc(100)] * 3), ra=np.array([10.0, 10, -1]), dec=dec)
+    np.savez(file, images=np.stack([disc(100)] * 3), ra=np.array([np.nan, 10, 359]), dec=dec)
 
     (batch,) = list(composite.read(file))
 

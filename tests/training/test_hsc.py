@@ -570,7 +570,7 @@ def test_psfs_and_narrow_bands_beside_cutouts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "not a FITS file"), (b"<html>login</html>", "not a FITS file")],
+    [(b"", "empty file"), (b"<html>login</html>", "not a FITS file")],
 )
 def test_what_is_no_fits_file_is_skipped(content: bytes, message: str, tmp_path: Path) -> None:
     file = tmp_path / "cutout-HSC-I-9813-pdr3_wide.fits"

@@ -20,6 +20,7 @@ from training.observations import (
     XpCoefficients,
     check_position,
     fingerprint,
+    sky_position,
 )
 
 
@@ -143,6 +144,47 @@ def test_every_position_on_the_sky_is_accepted(ra: float, dec: float) -> None:
 
     with pytest.raises(ValueError, match="expected ra_deg"):
         check_position(ra + 360, dec)
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ((0.0, -90.0), (0.0, -90.0)),
+        ((360.0, 5.0), (0.0, 5.0)),
+        ((-1e-18, 5.0), (0.0, 5.0)),
+        ((-5e-7, 5.0), (359.9999995, 5.0)),
+        ((360.0000005, 5.0), (5e-7, 5.0)),
+        ((float("nan"), None), None),
+        ((None, None), None),
+    ],
+)
+def test_a_position_is_brought_onto_the_sky_where_rounding_took_it_off(
+    stated: tuple[float | None, float | None], expected: tuple[float, float] | None
+) -> None:
+    place = sky_position(*stated)
+
+    assert place == (None if expected is None else pytest.approx(expected, abs=1e-9))
+    if place is not None:
+        check_position(*place)
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ((-2e-6, 0.0), r"ra_deg in \[0, 360\).*got -2e-06, 0"),
+        ((360.00001, 0.0), "got 360.00001, 0"),
+        ((-9999.0, -9999.0), "got -9999"),
+        ((float("inf"), 0.0), "got inf"),
+        ((10.0, 90.0000001), r"dec_deg in \[-90, 90\]"),
+        ((10.0, float("nan")), "both coordinates of the position or none, got ra_deg 10.0"),
+        ((None, 5.0), "both coordinates"),
+    ],
+)
+def test_a_position_off_the_sky_or_by_half_is_refused(
+    stated: tuple[float | None, float | None], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        sky_position(*stated)
 
 
 @given(parts=st.lists(st.binary(max_size=8), min_size=2, max_size=4))

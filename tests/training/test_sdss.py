@@ -201,12 +201,17 @@ def test_a_redshift_that_is_not_a_number_is_left_out(tmp_path: Path) -> None:
     assert seen.notes == ("Z is not a number: redshift and class left out",)
 
 
-def test_a_position_off_the_sky_is_no_position(tmp_path: Path) -> None:
-    seen = only(write(tmp_path / "spec.fits", changes={"PLUG_DEC": ("D", -9999.0)}))
+def test_a_missing_position_is_none_and_said(tmp_path: Path) -> None:
+    nowhere: dict[str, tuple[str, Any] | None] = {
+        "PLUG_RA": ("D", np.nan),
+        "PLUG_DEC": ("D", np.nan),
+    }
+
+    seen = only(write(tmp_path / "spec.fits", changes=nowhere))
 
     assert seen.ra_deg is None
     assert seen.dec_deg is None
-    assert seen.notes == ("no position on the sky in the table",)
+    assert seen.notes == ("no position in the table",)
 
 
 def test_unsorted_wavelengths_are_refused(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
+import io
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,7 +119,8 @@ def test_a_text_file_in_disguise_is_skipped(survey: str, content: bytes, tmp_pat
     file = tmp_path / f"disguise{FIRST_SUFFIX[survey]}"
     file.write_bytes(content)
 
-    assert any(word in only_reason(survey, file) for word in ("FITS", "not a JPEG"))
+    expected = ("FITS", "not a JPEG") if content else ("empty file",)
+    assert any(word in only_reason(survey, file) for word in expected)
 
 
 @pytest.mark.parametrize("survey", ["legacysurvey", "sdss"])
@@ -210,22 +214,75 @@ def test_listing_a_folder_does_not_wait_for_a_pipe(survey: str, tmp_path: Path) 
     assert companions(survey, pipe) == ()
 
 
-def test_a_gzip_file_that_hides_much_is_not_unpacked_to_its_end(
+def pack_zeros(file: Path, num_mib: int, pack: Callable[[bytes], bytes]) -> Path:
+    file.write_bytes(pack(b"SIMPLE  =" + bytes(num_mib << 20)))
+    return file
+
+
+@pytest.mark.parametrize("survey", ["legacysurvey", "hsc", "desi", "sdss", "gaia"])
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress], ids=["gzip", "bzip2"])
+def test_a_packed_file_that_hides_much_is_not_unpacked_to_its_end(
+    survey: str,
+    pack: Callable[[bytes], bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(files, "MAX_WHOLE_BYTES", 1 << 20)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    reason = only_reason(survey, pack_zeros(tmp_path / "bomb.fits.gz", 8, pack))
+
+    if survey == "gaia" and pack is bz2.compress:  # which the archive of Gaia never packs with
+        assert "bytes that are no text" in reason
+    else:
+        assert reason in ("unpacks to more than 1 MiB", "unpacks to more than 1 MiB: given up")
+
+
+def test_a_packed_file_of_an_honest_size_is_unpacked_whatever_its_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MAX_UNPACKED_BYTES", 1 << 20)
-    file = tmp_path / "bomb.fits.gz"
-    file.write_bytes(gzip.compress(b"SIMPLE  =" + bytes(2 << 20)))
+    monkeypatch.setattr(files, "MAX_WHOLE_BYTES", 1 << 10)
+    noise = np.random.default_rng(0).integers(0, 9, 1 << 20).astype(np.uint8).tobytes()
+    for pack in (gzip.compress, bz2.compress):
+        assert b"".join(files.pieces_unpacked(io.BytesIO(pack(noise)))) == noise
+    monkeypatch.setattr(files, "MAX_UNPACKED_BYTES", 1 << 19)
+    with pytest.raises(ValueError, match="more than 0 MiB: given up"):
+        list(files.pieces_unpacked(io.BytesIO(gzip.compress(noise))))
 
-    assert only_reason("legacysurvey", file) == "unpacks to more than 1 MiB"
 
-
-@pytest.mark.parametrize("survey", ["legacysurvey", "hsc"])
-def test_reading_does_not_wait_for_a_pipe(survey: str, tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe.fits"
+@pytest.mark.parametrize("survey", SURVEYS)
+def test_what_is_no_regular_file_is_refused_at_once(survey: str, tmp_path: Path) -> None:
+    pipe, folder, empty = (
+        tmp_path / f"{name}{SUFFIX.get(survey, '.fits')}" for name in ("pipe", "folder", "empty")
+    )
     os.mkfifo(pipe)
+    folder.mkdir()
+    empty.touch()
 
-    assert "regular file, got a pipe" in only_reason(survey, pipe)
+    assert only_reason(survey, pipe).endswith("a regular file, got a pipe, socket or device")
+    assert only_reason(survey, folder).endswith("Is a directory")
+    assert only_reason(survey, empty).endswith("empty file")
+    for device in (Path("/dev/zero"), Path("/dev/null")):  # one has no end
+        assert "got a pipe, socket or device" in only_reason(survey, device)
+
+
+@pytest.mark.parametrize(
+    ("survey", "name"),
+    [
+        ("legacysurvey", "tractor-1054p567.fits"),
+        ("legacysurvey", "sweep-000m005-010p000.fits.gz"),
+        ("sdss", "spPlate-0266-51602.fits"),
+        ("desi", "coadd-1-80693-thru20210204.fits"),
+        ("gaia", "XpContinuousMeanSpectrum_000000-003111.csv.gz"),
+        ("composite", "crops.npz"),
+        ("hsc", "1-cutout-HSC-I-9813-pdr3_wide.fits"),
+        ("multimodal_universe", "part.parquet"),
+    ],
+)
+def test_a_pipe_of_any_name_is_refused_at_once(survey: str, name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+
+    assert "got a pipe, socket or device" in only_reason(survey, tmp_path / name)
 
 
 def test_a_hair_below_zero_hours_is_zero_hours(tmp_path: Path) -> None:

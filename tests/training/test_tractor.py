@@ -201,9 +201,10 @@ def test_secondary_rows_and_duplicated_stars_are_left_out_and_counted(tmp_path: 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"RA": 360.0}, "expected ra_deg in [0, 360)"),
+        ({"RA": 360.1}, "expected ra_deg in [0, 360)"),
         ({"RA": -0.1}, "expected ra_deg in [0, 360)"),
-        ({"RA": np.nan}, "expected ra_deg in [0, 360)"),
+        ({"RA": np.nan}, "expected both coordinates of the position or none, got ra_deg nan"),
+        ({"RA": np.nan, "DEC": np.nan}, "no position"),
         ({"DEC": 90.5}, "expected ra_deg in [0, 360) and dec_deg in [-90, 90]"),
         ({"TYPE": "XYZ"}, "unknown TYPE 'XYZ': expected one of PSF, REX, EXP, DEV, SER"),
         ({"RELEASE": 7}, "unknown RELEASE 7"),

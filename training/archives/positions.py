@@ -18,6 +18,8 @@ from astropy.coordinates import Angle, angular_separation
 from astropy.table import Table
 from astropy.utils.exceptions import AstropyWarning
 
+from training.observations import sky_position
+
 FORMATS = {
     ".csv": "ascii.csv",
     ".ecsv": "ascii.ecsv",
@@ -224,7 +226,7 @@ def _texts(column: Any) -> list[str]:
 
 
 def _degrees(column: Any, name: str, file: Path) -> list[float | str]:
-    """Cells in degrees: a number, or the reason why there is none."""
+    """Cells in degrees: a number, NaN where it is missing, or why it is none."""
     right_ascension = name.startswith(("ra", "_ra", "alpha", "right")) or "_ra" in name
     if column.dtype.kind in "fiu":
         if column.ndim != 1:
@@ -243,7 +245,7 @@ def _degrees(column: Any, name: str, file: Path) -> list[float | str]:
 
 def _angle(text: str, name: str, unit: Any) -> float | str:
     if not text:
-        return f"no {name}"
+        return math.nan
     try:
         return float(text)
     except ValueError:
@@ -260,20 +262,11 @@ def _position(ra: float | str, dec: float | str, *, optional: bool) -> tuple[flo
     """A position on the sky, NaN where it is missing and optional.
 
     Raises:
-        ValueError: no number, or outside [0, 360) x [-90, 90].
+        ValueError: no number, half a position, or off the sky; see `sky_position`.
     """
-    problems = [cell for cell in (ra, dec) if isinstance(cell, str)]
-    if problems and not optional:
-        raise ValueError("; ".join(problems))
-    numbers = [math.nan if isinstance(cell, str) else cell for cell in (ra, dec)]
-    if not all(math.isfinite(number) for number in numbers):
-        if optional:
-            return math.nan, math.nan
-        raise ValueError(f"position is not finite: ra {ra}, dec {dec}")
-    ra_deg, dec_deg = numbers
-    if not (0 <= ra_deg < 360 and -90 <= dec_deg <= 90):
-        raise ValueError(
-            f"outside the sky: expected ra in [0, 360) and dec in [-90, 90], "
-            f"got {ra_deg:g}, {dec_deg:g}"
-        )
-    return ra_deg, dec_deg
+    if isinstance(ra, str) or isinstance(dec, str):
+        raise ValueError("; ".join(cell for cell in (ra, dec) if isinstance(cell, str)))
+    place = sky_position(ra, dec)
+    if place is None and not optional:
+        raise ValueError("no position: ra and dec are missing")
+    return place or (math.nan, math.nan)

@@ -42,9 +42,17 @@ from training.observations import (
     ObservationBatch,
     Skipped,
     fingerprint,
+    sky_position,
 )
 from training.surveys.cutout import cut_out
-from training.surveys.files import list_by_suffix, read_single, read_single_again, reason
+from training.surveys.files import (
+    list_by_suffix,
+    open_regular,
+    read_regular,
+    read_single,
+    read_single_again,
+    reason,
+)
 from training.surveys.legend import Legend, legend_file, legend_of
 from training.surveys.stretch import grey_level_nmgy, look_of, undo
 
@@ -85,7 +93,7 @@ class _Crops:
 
     images: UInt8[ndarray, "n y x 3"]
     names: tuple[str, ...]
-    positions: tuple[tuple[float, float] | None, ...]  # ra_deg, dec_deg
+    positions: tuple[tuple[float, float] | None, ...]  # ra_deg, dec_deg, as they are written
 
 
 def list_files(source: Path) -> list[Path]:
@@ -135,7 +143,7 @@ def read_one(source: Path, source_part: str) -> Observation:
 
 
 def _observe(file: Path) -> Observation:
-    content, legend = file.read_bytes(), legend_of(file)
+    content, legend = read_regular(file), legend_of(file)
     drawn = _decode(content, pixel_scale_arcsec=legend.pixel_scale_arcsec)
     return _observation(file, drawn, legend, name=file.stem, part="", content=content)
 
@@ -188,7 +196,7 @@ def _observation(
         scale_x_arcsec=scale_arcsec * reduced,
         min_sigma_nmgy=grey_level_nmgy(look) / 2,
     )
-    ra_deg, dec_deg = position if position is not None else (None, None)
+    ra_deg, dec_deg = (position and sky_position(*position)) or (None, None)
     return Observation(
         survey="composite",
         release="",
@@ -299,7 +307,7 @@ def _read_crops(file: Path) -> _Crops:
         OSError: the file cannot be read.
     """
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("expected a npz archive, got a single array")
@@ -338,7 +346,7 @@ def _unpacked_bytes(file: Path) -> int:
 
 
 def _positions(arrays: dict[str, ndarray], num: int) -> tuple[tuple[float, float] | None, ...]:
-    """ra_deg and dec_deg of each picture, None where they are NaN; all None without the arrays."""
+    """ra and dec of each picture as they are written; all None without the arrays."""
     if not {"ra", "dec"} <= arrays.keys():
         return (None,) * num
     for key in ("ra", "dec"):
@@ -347,14 +355,8 @@ def _positions(arrays: dict[str, ndarray], num: int) -> tuple[tuple[float, float
                 f"expected {num} numbers in degrees in {key!r}, got {arrays[key].dtype} of shape "
                 f"{arrays[key].shape}"
             )
-    return tuple(
-        (ra % 360 % 360, dec) if np.isfinite(ra) and np.isfinite(dec) else None
-        for ra, dec in zip(
-            arrays["ra"].astype(np.float64).tolist(),
-            arrays["dec"].astype(np.float64).tolist(),
-            strict=True,
-        )
-    )
+    columns = (arrays[key].astype(np.float64).tolist() for key in ("ra", "dec"))
+    return tuple(zip(*columns, strict=True))
 
 
 def _without_suffix(name: str) -> str:

@@ -197,7 +197,7 @@ def _observe(
         notes.extend(z_notes)
     place = position(about)
     if place is None:
-        notes.append("no position on the sky in the FIBERMAP")
+        notes.append("no position in the FIBERMAP")
     ra_deg, dec_deg = place or (None, None)
     values = [(name, about[name]) for name in sorted(about) if name not in PLACES]
     return Observation(
@@ -232,7 +232,8 @@ def _spectra(opened: LazyFits, file: Path) -> Spectra:
     for hdu in opened.hdus():
         hdus.setdefault(hdu.name if hdu.number else "PRIMARY", hdu)
     if "FIBERMAP" not in hdus:
-        raise ValueError(f"no usable HDU: expected FIBERMAP, got {', '.join(filter(None, hdus))}")
+        found = ", ".join(f"{hdu.number} {name or 'nameless'}" for name, hdu in hdus.items())
+        raise ValueError(f"no usable HDU: expected FIBERMAP, got {found}")
     table = opened.table(hdus["FIBERMAP"], COLUMNS_WANTED)
     if "targetid" not in table:
         raise ValueError(f"HDU {hdus['FIBERMAP'].number} FIBERMAP: no column TARGETID")

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from training.observations import CatalogueValue
+from training.observations import CatalogueValue, sky_position
 from training.surveys.redrock import ZWARN_BITS, Redshift, bit_names
 
 OBJID_BITS, BRICKID_BITS, RELEASE_BITS = 22, 20, 16
@@ -81,11 +81,8 @@ def check_status(status: int, *, name: str) -> None:
 
 
 def position(row: Row) -> tuple[float, float] | None:
-    """TARGET_RA and TARGET_DEC in degrees, None where they are no position on the sky."""
-    ra_deg, dec_deg = (float(row.get(name, np.nan)) for name in ("target_ra", "target_dec"))
-    if not (0 <= ra_deg <= 360 and -90 <= dec_deg <= 90):
-        return None
-    return ra_deg % 360 % 360, dec_deg
+    """TARGET_RA and TARGET_DEC in degrees, by `sky_position`."""
+    return sky_position(row.get("target_ra"), row.get("target_dec"))
 
 
 def photometry(row: Row) -> tuple[dict[str, float], dict[str, CatalogueValue]]:

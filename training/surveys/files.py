@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import errno
 import gzip
 import io
 import os
+import stat
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,8 +27,13 @@ BROKEN_FITS = (
     fits.VerifyError, KeyError, IndexError, TypeError, OverflowError, MemoryError,
     EOFError, zlib.error,  # of gzip
 )  # fmt: skip
-MAX_UNPACKED_BYTES = 512 << 20  # ten times a brick coadd
-FITS_STARTS = (b"SIMPLE  =", b"\x1f\x8b", b"BZh", b"PK")  # plain, gzip, bzip2, zip
+MAX_WHOLE_BYTES = 512 << 20  # of a file that is held in memory: ten times a brick coadd
+# Of a file that is unpacked onto the disk. Real ones shrink to a half or a tenth, and masks of one
+# value to a 200th; deflate goes down to a 1,000th, bzip2 far below.
+MAX_UNPACKED_RATIO = 200
+MAX_UNPACKED_BYTES = 64 << 30
+_PIECE_BYTES = 1 << 20
+GZIP_START, BZIP2_START = b"\x1f\x8b", b"BZh"
 FITS_SUFFIXES = (".fits", ".fits.gz", ".fit", ".fits.fz")
 
 
@@ -102,16 +110,81 @@ class OpenFits:
     content: bytes  # without gzip
 
 
-def _unpack(packed: bytes) -> bytes:
-    """The content of a gzip file of at most MAX_UNPACKED_BYTES: a small one may hide terabytes."""
+def open_regular(file: Path) -> io.BufferedReader:
+    """Open a file to read it; the one way in which readers do.
+
+    Raises:
+        OSError: it is empty, not there, a folder, or a pipe, which would wait for ever, or a
+            device, which may have no end.
+    """
+    status = file.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("expected a regular file, got a pipe, socket or device")
+    if status.st_size == 0:
+        raise OSError("empty file")
+    return file.open("rb")
+
+
+def read_regular(file: Path) -> bytes:
+    """The content of a file that `open_regular` opens, of MAX_WHOLE_BYTES at most.
+
+    Raises:
+        OSError: as `open_regular`.
+        ValueError: it is larger.
+    """
+    with open_regular(file) as stream:
+        return read_whole(stream)
+
+
+def read_whole(stream: io.BufferedIOBase) -> bytes:
+    """What is left of a stream; raise ValueError where it is more than MAX_WHOLE_BYTES."""
+    pieces, num = [], 0
+    while piece := stream.read(_PIECE_BYTES):  # read(n) would take n bytes of memory at once
+        pieces.append(piece)
+        num += len(piece)
+        if num > MAX_WHOLE_BYTES:
+            raise ValueError(f"larger than {MAX_WHOLE_BYTES >> 20} MiB")
+    return b"".join(pieces)
+
+
+def pieces_unpacked(packed: io.BufferedIOBase) -> Iterator[bytes]:
+    """The content of an open gzip or bzip2 file, piece by piece, checked to its end.
+
+    A file of some MB may hide terabytes: past MAX_UNPACKED_RATIO times its size (but no less than
+    MAX_WHOLE_BYTES), or MAX_UNPACKED_BYTES, it is given up.
+
+    Raises:
+        ValueError: it is truncated or damaged, or unpacks to more than that.
+    """
+    num_packed = packed.seek(0, os.SEEK_END)
+    limit = min(MAX_UNPACKED_BYTES, max(MAX_WHOLE_BYTES, MAX_UNPACKED_RATIO * num_packed))
+    packed.seek(0)
+    is_gzip = packed.read(2) == GZIP_START
+    packed.seek(0)
+    num = 0
     try:
-        with gzip.open(io.BytesIO(packed)) as stream:
-            content = stream.read(MAX_UNPACKED_BYTES + 1)
-    except (EOFError, zlib.error) as error:
-        raise ValueError(f"truncated or damaged gzip file: {error}") from error
-    if len(content) > MAX_UNPACKED_BYTES:
-        raise ValueError(f"unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB")
-    return content
+        with gzip.GzipFile(fileobj=packed) if is_gzip else bz2.BZ2File(packed) as stream:
+            while piece := stream.read(_PIECE_BYTES):
+                num += len(piece)
+                if num > limit:
+                    raise ValueError(f"unpacks to more than {limit >> 20} MiB: given up")
+                yield piece
+    except (EOFError, OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+            raise
+        kind = "gzip" if is_gzip else "bzip2"
+        raise ValueError(f"truncated or damaged {kind} file: {error}") from error
+
+
+def _unpack(packed: bytes) -> bytes:
+    content = bytearray()
+    for piece in pieces_unpacked(io.BytesIO(packed)):
+        content += piece
+        if len(content) > MAX_WHOLE_BYTES:
+            raise ValueError(f"unpacks to more than {MAX_WHOLE_BYTES >> 20} MiB")
+    return bytes(content)
 
 
 @contextmanager
@@ -122,12 +195,10 @@ def open_fits(file: Path) -> Iterator[OpenFits]:
         OSError: the file cannot be read or is not FITS.
         ValueError: its headers are damaged, found while it is used.
     """
-    if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe would wait for ever
-        raise OSError("expected a regular file, got a pipe, socket or device")
-    content = file.read_bytes()
-    if content.startswith(b"\x1f\x8b"):  # astropy unpacks gzip from files, not from memory
+    content = read_regular(file)
+    if content.startswith((GZIP_START, BZIP2_START)):  # astropy unpacks from files, not memory
         content = _unpack(content)
-    if not content.startswith(FITS_STARTS):
+    if not content.startswith(b"SIMPLE  ="):
         raise OSError("not a FITS file: it does not begin with SIMPLE")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)
@@ -148,7 +219,12 @@ def pixels(hdu: fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU) -> ndarray 
         data = hdu.data
     except Exception as error:  # unpacking Rice fails with an exception in no public module
         raise ValueError(
-            f"truncated: the header promises {hdu.header.get('NAXIS')} axes of pixels, "
-            f"the file ends before them ({error})"
+            f"truncated or damaged: the pixels that the header promises, {_shape_of(hdu)}, "
+            "cannot be read"
         ) from error
     return None if data is None else np.ascontiguousarray(data, dtype=np.float32)
+
+
+def _shape_of(hdu: fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU) -> str:
+    axes = [hdu.header.get(f"NAXIS{axis}") for axis in range(1, hdu.header.get("NAXIS", 0) + 1)]
+    return " x ".join(map(str, axes))

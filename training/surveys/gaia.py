@@ -241,8 +241,9 @@ def _refusal(header: Header) -> str:
     names = header.units.keys()
     if "source_id" in names and {"flux", "flux_error"} <= names:
         return (
-            "sampled spectra: the encoder reads the coefficients they were made from, which the "
-            "archive hands out as XP_CONTINUOUS"
+            "spectra sampled in wavelength (flux, flux_error): there are no bp_coefficients and "
+            "rp_coefficients in it, which the encoder reads; the archive hands them out as "
+            "XP_CONTINUOUS"
         )
     some = ", ".join(list(names)[:8]) or "none"
     return (

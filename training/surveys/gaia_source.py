@@ -17,7 +17,7 @@ from astropy import units
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from training.observations import CatalogueValue, check_position
+from training.observations import CatalogueValue, sky_position
 from training.surveys.gaia_table import Header, Row
 
 # Columns of gaia_source and the unit that they are taken in.
@@ -134,12 +134,8 @@ def unit_notes(header: Header, factors: dict[str, float]) -> tuple[str, ...]:
 
 
 def position_of(values: dict[str, float]) -> tuple[float, float] | None:
-    if "ra" not in values and "dec" not in values:
-        return None
-    if not {"ra", "dec"} <= values.keys():
-        raise ValueError("ra and dec are given together or not at all")
-    check_position(values["ra"], values["dec"])
-    return values["ra"], values["dec"]
+    """ra and dec in degrees, by `sky_position`."""
+    return sky_position(values.get("ra"), values.get("dec"))
 
 
 def photometry(

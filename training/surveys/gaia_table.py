@@ -18,7 +18,6 @@ import gzip
 import io
 import os
 import re
-import shutil
 import tempfile
 import warnings
 import zlib
@@ -37,7 +36,13 @@ from astropy.utils.xml.iterparser import get_xml_iterator
 from jaxtyping import Float64
 from numpy import ndarray
 
-from training.surveys.files import BROKEN_FITS
+from training.surveys.files import (
+    BROKEN_FITS,
+    GZIP_START,
+    open_regular,
+    pieces_unpacked,
+    read_whole,
+)
 from training.surveys.fits_rows import find_table
 
 GAIA_SUFFIXES = tuple(
@@ -50,10 +55,9 @@ BROKEN_TABLE = (
     *(*BROKEN_FITS, csv.Error, YamlParseError, VOWarning, zlib.error),
     *(EOFError, AttributeError),
 )
-_GZIP, _FITS = b"\x1f\x8b", b"SIMPLE  ="
+_FITS = b"SIMPLE  ="
 _VOTABLE = re.compile(rb"\s*(<\?xml|<!--|<VOTABLE)")
 _LINE_CHARACTERS = 1 << 20  # an XP row has 45,000
-_BLOCK_BYTES = 4 << 20
 _MISSING = ("", "null", "nan", "--")
 
 Format = Literal["csv", "fits", "votable"]
@@ -151,7 +155,7 @@ def read_header(file: Path) -> Header:
             with _text(stream) as lines:
                 described, _, names = _text_header(_lines(lines))
                 units = _text_units(described, names)
-            return Header("csv", {name: units.get(name, "") for name in names})
+            return Header("csv", {name: units.get(name, "") for name in names if name})
 
 
 def read_rows(
@@ -192,6 +196,10 @@ def read_rows(
 def _damage_named() -> Iterator[None]:
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            "neither FITS nor VOTable nor a table of text: it holds bytes that are no text"
+        ) from error
     except BROKEN_TABLE as error:
         raise ValueError(f"damaged table: {type(error).__name__}: {error}") from error
 
@@ -199,30 +207,30 @@ def _damage_named() -> Iterator[None]:
 @contextmanager
 def _unpacked(file: Path, *, seekable: bool = False) -> Iterator[io.BufferedIOBase]:
     """The file, unpacked where it is gzipped; on request into a temporary file that can seek."""
-    with file.open("rb") as packed:
-        gzipped = packed.read(2) == _GZIP
+    with open_regular(file) as packed:
+        gzipped = packed.read(2) == GZIP_START
         packed.seek(0)
         if not gzipped:
             yield packed
             return
-        with gzip.GzipFile(fileobj=packed) as stream:
-            if not seekable:
+        if not seekable:
+            with gzip.GzipFile(fileobj=packed) as stream:
                 yield stream
-                return
-            with tempfile.TemporaryFile() as unpacked:
-                shutil.copyfileobj(stream, unpacked, _BLOCK_BYTES)
-                unpacked.flush()
-                # astropy takes no file that is open for writing as one to read.
-                with open(os.dup(unpacked.fileno()), "rb") as reading:
-                    reading.seek(0)
-                    yield reading
+            return
+        with tempfile.TemporaryFile() as unpacked:
+            unpacked.writelines(pieces_unpacked(packed))
+            unpacked.flush()
+            # astropy takes no file that is open for writing as one to read.
+            with open(os.dup(unpacked.fileno()), "rb") as reading:
+                reading.seek(0)
+                yield reading
 
 
 def _check_gzip(file: Path) -> None:
     """Read a gzipped file to its end, where its checksum is."""
-    with _unpacked(file) as stream:
-        if isinstance(stream, gzip.GzipFile):
-            while stream.read(_BLOCK_BYTES):
+    with open_regular(file) as packed:
+        if packed.read(2) == GZIP_START:
+            for _ in pieces_unpacked(packed):
                 pass
 
 
@@ -274,8 +282,9 @@ def _text_header(lines: Iterator[str]) -> tuple[list[str], str, list[str]]:
     stated = re.search(r"^delimiter: *['\"]?(.)", "\n".join(described), re.MULTILINE)
     delimiter = stated[1] if stated else " " if described else ","
     names = [name.strip().lower() for name in next(csv.reader([line], delimiter=delimiter), [])]
-    if len(set(names)) != len(names) or not all(names):
-        raise ValueError("a column has no name or the name of another")
+    named = [name for name in names if name]  # a table saved with row numbers has one without
+    if len(set(named)) != len(named):
+        raise ValueError("a column has the name of another")
     return described, delimiter, names
 
 
@@ -348,7 +357,7 @@ def _is_status(attributes: Mapping[str, str]) -> bool:
 
 
 def _votable_rows(stream: io.BufferedIOBase, wanted: frozenset[str]) -> Generator[Row, None, None]:
-    content = stream.read()
+    content = read_whole(stream)
     fields = _votable_fields(io.BytesIO(content))
     places = [place for place, (name, _) in enumerate(fields) if name in wanted]
     names = [fields[place][0] for place in places]

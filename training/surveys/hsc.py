@@ -103,8 +103,6 @@ def _read(file: Path) -> ObservationBatch:
 def _observe(file: Path, group: Group, frames: list[Frame]) -> tuple[Observation, list[Skipped]]:
     first = frames[0]
     ra_deg, dec_deg = first.centre_deg
-    if not (np.isfinite(ra_deg) and np.isfinite(dec_deg)):
-        raise ValueError("the WCS gives no position at the image centre")
     bands: list[str] = []
     planes, ivars, apart = [], [], []
     for frame in frames:
@@ -182,9 +180,9 @@ def _on_grid(
         raise ValueError("its pixels are not those of the other bands (another scale or angle)")
     height, width = first.flux.shape[1:]
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    (ra_deg, dec_deg), (own_ra, own_dec) = first.centre_deg, frame.centre_deg
+    ra_deg, dec_deg = first.centre_deg
     x, y = frame.wcs.wcs_world2pix(ra_deg, dec_deg, 0)
-    if not np.isfinite([x, y, own_ra, own_dec]).all():
+    if not np.isfinite([x, y]).all():
         raise ValueError("the WCS gives no position at the image centre")
     gap = np.array([x, y]) - [(size - 1) / 2 for size in frame.flux.shape[:0:-1]]
     apart_arcsec = float(np.hypot(*(step @ gap)) * 3600)

@@ -34,6 +34,7 @@ from astropy.wcs import WCS, WcsError
 from jaxtyping import Bool, Float32
 from numpy import ndarray
 
+from training.observations import sky_position
 from training.surveys.files import open_fits, pixels
 from training.surveys.hsc_groups import BANDS, BROKEN, band_of
 
@@ -63,10 +64,13 @@ class Frame:
 
     @property
     def centre_deg(self) -> tuple[float, float]:
-        """ra_deg and dec_deg of the middle of the image."""
+        """ra_deg and dec_deg of the middle of the image; ValueError where the WCS gives none."""
         height, width = self.flux.shape[1:]
         ra_deg, dec_deg = self.wcs.wcs_pix2world((width - 1) / 2, (height - 1) / 2, 0)
-        return float(ra_deg) % 360 % 360, float(dec_deg)
+        place = sky_position(float(ra_deg), float(dec_deg))
+        if place is None:
+            raise ValueError("the WCS gives no position at the image centre")
+        return place
 
 
 def open_frame(file: Path, band: str) -> Frame:

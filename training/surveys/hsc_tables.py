@@ -29,7 +29,7 @@ from numpy import ndarray
 from pyarrow import csv
 from scipy.spatial import KDTree
 
-from training.surveys.files import reason
+from training.surveys.files import open_regular, reason
 from training.surveys.hsc_groups import BROKEN, SAME_OBJECT_ARCSEC
 
 SCALARS = {  # column -> token key
@@ -228,7 +228,7 @@ def _text(path: Path) -> io.BufferedIOBase:
     """A CSV as bytes, unpacked while it is read."""
     if path.name.lower().endswith(".gz"):
         return gzip.open(path, "rb")
-    return path.open("rb")
+    return open_regular(path)
 
 
 def _names(stream: io.BufferedIOBase) -> tuple[list[str], int]:

@@ -13,10 +13,8 @@ Source: FITS Standard 4.0, sections 3.3 (images), 4.4.2.5 (BSCALE, BZERO, BLANK)
 
 from __future__ import annotations
 
-import bz2
-import gzip
+import io
 import os
-import shutil
 import tempfile
 import warnings
 import zlib
@@ -32,13 +30,19 @@ from astropy.utils.exceptions import AstropyWarning
 from numpy import ndarray
 
 from training.surveys.bintable import CARD_LENGTH, column_names, read_columns, table_header
-from training.surveys.files import BROKEN_FITS
+from training.surveys.files import (
+    BROKEN_FITS,
+    BZIP2_START,
+    GZIP_START,
+    open_regular,
+    pieces_unpacked,
+)
 
 BLOCK = 2880
 MAX_HEADER_BYTES = 1 << 22  # 50,000 cards: beyond it END is lost
 _BROKEN = (*BROKEN_FITS, AttributeError, AssertionError, EOFError, zlib.error)
 _PIXELS = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}  # by BITPIX
-_PACKED = (b"\x1f\x8b", b"BZh")
+_PACKED = (GZIP_START, BZIP2_START)
 
 Header = Mapping[str, str]  # keyword -> value as text, strings without quotes
 
@@ -293,28 +297,24 @@ def open_lazily(file: Path) -> Iterator[LazyFits]:
 
     Raises:
         OSError: the file cannot be read or is not FITS.
-        ValueError: it cannot be unpacked.
+        ValueError: it cannot be unpacked, or to far more than real files are.
     """
     with ExitStack() as stack:
-        stream: IO[bytes] = stack.enter_context(file.open("rb"))
+        opened = stack.enter_context(open_regular(file))
+        stream: IO[bytes] = opened
         start = stream.read(9)
         if start.startswith(_PACKED):
-            with _plain_errors("it cannot be unpacked: "):
-                stream = stack.enter_context(_unpacked(stream))
+            stream = stack.enter_context(_unpacked(opened))
             start = stream.read(9)
         if not start.startswith(b"SIMPLE  ="):
             raise OSError("not a FITS file: it does not begin with SIMPLE")
         yield LazyFits(stream, [], os.fstat(stream.fileno()).st_size)
 
 
-def _unpacked(packed: IO[bytes]) -> IO[bytes]:
+def _unpacked(packed: io.BufferedIOBase) -> IO[bytes]:
     """The content in a file that has no name any more, for reading."""
-    packed.seek(0)
-    is_gzip = packed.read(2) == b"\x1f\x8b"
-    packed.seek(0)
     with tempfile.NamedTemporaryFile() as to:
-        with gzip.GzipFile(fileobj=packed) if is_gzip else bz2.BZ2File(packed) as content:
-            shutil.copyfileobj(content, to, 1 << 20)
+        to.writelines(pieces_unpacked(packed))
         to.flush()
         return Path(to.name).open("rb")
 

@@ -40,6 +40,7 @@ from training.observations import (
     Observation,
     ObservationBatch,
     fingerprint,
+    sky_position,
 )
 from training.surveys import bricks, tractor
 from training.surveys.bintable import column_names
@@ -228,9 +229,10 @@ def _place(
     if not wcs.has_celestial:
         raise ValueError("no celestial WCS (CTYPE1, CTYPE2)")
     ra_deg, dec_deg = wcs.wcs_pix2world((width - 1) / 2, (height - 1) / 2, 0)
-    if not (np.isfinite(ra_deg) and np.isfinite(dec_deg)):
+    place = sky_position(float(ra_deg), float(dec_deg))
+    if place is None:
         raise ValueError("the WCS gives no position at the image centre")
-    return float(ra_deg) % 360 % 360, float(dec_deg), wcs.pixel_scale_matrix
+    return *place, wcs.pixel_scale_matrix
 
 
 def _resampled(scale_arcsec: float) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from numpy import ndarray
 
+from training.surveys.files import open_regular
 from training.surveys.mmu_block import Block
 from training.surveys.mmu_hdf5 import open_hdf5
 from training.surveys.mmu_parquet import open_parquet
@@ -64,7 +65,7 @@ def open_table(file: Path, *, key: Sequence[str]) -> Iterator[Table]:
         OSError: the file cannot be opened.
         ValueError: it is neither, is damaged (also found while it is used), or has no key.
     """
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         start = stream.read(8)
     if start == b"\x89HDF\r\n\x1a\n":
         with open_hdf5(file, key) as hdf5:

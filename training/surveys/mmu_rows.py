@@ -10,7 +10,7 @@ import numpy as np
 from numpy import ndarray
 
 from training.modalities import STREAM
-from training.observations import CatalogueValue, check_position, fingerprint
+from training.observations import CatalogueValue, fingerprint, sky_position
 from training.surveys import desi_targets, sdss_objects
 from training.surveys import mmu_columns as columns
 from training.surveys.mmu_columns import Dataset, Names, first_of
@@ -103,13 +103,11 @@ def ids(dataset: Dataset, row: Row) -> Ids:
 
 
 def position(row: Row, notes: list[str]) -> tuple[float, float] | None:
-    """ra_deg and dec_deg; raise ValueError where they are off the sky."""
-    ra_deg, dec_deg = row.number(columns.RA_DEG), row.number(columns.DEC_DEG)
-    if ra_deg is None or dec_deg is None:
-        notes.append("no position on the sky in the file")
-        return None
-    check_position(ra_deg, dec_deg)
-    return ra_deg, dec_deg
+    """ra_deg and dec_deg, by `sky_position`."""
+    place = sky_position(row.number(columns.RA_DEG), row.number(columns.DEC_DEG))
+    if place is None:
+        notes.append("no position in the file")
+    return place
 
 
 def numbers(dataset: Dataset, row: Row) -> tuple[dict[str, float], dict[str, CatalogueValue]]:

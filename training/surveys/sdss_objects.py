@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from training.observations import CatalogueValue, Spectrum
+from training.observations import CatalogueValue, Spectrum, sky_position
 from training.surveys.wavelengths import Medium
 
 WHOLE = ("zwarning", "plate", "mjd", "fiberid")
@@ -46,7 +46,11 @@ class Description:
 
 
 def describe(row: Row) -> Description:
-    """Position, redshift (where ZWARNING is 0), fluxes and notes of a row."""
+    """Position, redshift (where ZWARNING is 0), fluxes and notes of a row.
+
+    Raises:
+        ValueError: the position is off the sky, or half of it is missing.
+    """
     notes: list[str] = []
     scalars: dict[str, float] = {}
     catalogue = _photometry(row)
@@ -67,7 +71,7 @@ def describe(row: Row) -> Description:
             catalogue["redshift_error"] = float(row["z_err"])
     position = _position(row)
     if position is None:
-        notes.append("no position on the sky in the table")
+        notes.append("no position in the table")
     quality = str(row.get("platequality", "")).strip().lower()
     if quality not in ("", "good"):
         notes.append(f"plate quality {quality}")
@@ -154,12 +158,10 @@ def _spelt_out(parts: ndarray) -> str:
 
 
 def _position(row: Row) -> tuple[float, float] | None:
-    for ra_key, dec_key in (("plug_ra", "plug_dec"), ("ra", "dec")):
-        if ra_key in row and dec_key in row:
-            ra_deg, dec_deg = float(row[ra_key]), float(row[dec_key])
-            if np.isfinite(ra_deg) and abs(dec_deg) <= 90 and -360 <= ra_deg <= 360:
-                return ra_deg % 360 % 360, dec_deg
-    return None
+    """Where the fibre was plugged, else where the object is, by `sky_position`."""
+    return sky_position(row.get("plug_ra"), row.get("plug_dec")) or sky_position(
+        row.get("ra"), row.get("dec")
+    )
 
 
 def _photometry(row: Row) -> dict[str, CatalogueValue]:

@@ -237,7 +237,10 @@ def _plate(opened: LazyFits, file: Path) -> Plate:
 def _hdu(opened: LazyFits, number: int) -> Hdu:
     hdu = opened.hdu(number)
     if hdu is None:
-        raise ValueError(f"expected at least {PLUG_MAP_HDU + 1} HDUs, HDU {number} is missing")
+        raise ValueError(
+            "an image in the first HDU, as of a plate (spPlate), which has "
+            f"{PLUG_MAP_HDU + 1} HDUs at least: HDU {number} is missing"
+        )
     return hdu
 
 

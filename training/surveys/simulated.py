@@ -22,6 +22,7 @@ import numpy as np
 
 from training.observations import Observation, ObservationBatch, Skipped
 from training.surveys import simulated_files
+from training.surveys.files import open_regular, reason
 from training.surveys.simulated_drawing import (
     BATCH_SIZE,
     as_observation,
@@ -231,6 +232,7 @@ def list_files(source: Path) -> list[Path]:
 def read(file: Path, *, batch_size: int = 64) -> Iterator[ObservationBatch]:
     """The objects of one shard in order; what is wrong with a file comes back as skipped."""
     try:
+        open_regular(file).close()  # h5py would wait for a pipe for ever
         with h5py.File(file, "r") as shard:
             num = simulated_files.check_columns(shard)
             for start in range(0, num, batch_size):
@@ -246,6 +248,7 @@ def read_one(source: Path, source_part: str) -> Observation:
         ValueError: the file cannot be read, or the object is not in it.
     """
     try:
+        open_regular(source).close()
         with h5py.File(source, "r") as shard:
             simulated_files.check_columns(shard)
             found = np.flatnonzero(shard["object_id"][:] == source_part.encode())
@@ -257,5 +260,5 @@ def read_one(source: Path, source_part: str) -> Observation:
     raise ValueError(f"no object {source_part!r} in {source}")
 
 
-def _unreadable(error: Exception) -> str:
-    return f"not a readable shard of a simulated sky: {error}"
+def _unreadable(error: OSError | ValueError) -> str:
+    return f"not a readable shard of a simulated sky: {reason(error)}"

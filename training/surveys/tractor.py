@@ -37,8 +37,8 @@ from training.observations import (
     Observation,
     ObservationBatch,
     Skipped,
-    check_position,
     fingerprint,
+    sky_position,
 )
 from training.surveys import bricks
 from training.surveys.files import reason
@@ -226,8 +226,10 @@ def _observe(
 ) -> Observation:
     columns = {name: values[index] for name, values in sources.columns.items()}
     kind, radius = str(sources.shapes.kind[index]), float(sources.shapes.radius_arcsec[index])
-    ra_deg, dec_deg = float(columns["ra"]), float(columns["dec"])
-    check_position(ra_deg, dec_deg)
+    place = sky_position(float(columns["ra"]), float(columns["dec"]))
+    if place is None:
+        raise ValueError("no position: RA and DEC are NaN")
+    ra_deg, dec_deg = place
     if kind not in OBJECT_VALUE:
         raise ValueError(f"unknown TYPE {kind!r}: expected one of {', '.join(OBJECT_VALUE)}")
     flux_nmgy = fluxes(columns)

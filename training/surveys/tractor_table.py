@@ -7,10 +7,7 @@ a gzipped table is unpacked into a temporary file first.
 
 from __future__ import annotations
 
-import gzip
-import shutil
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from training.surveys.bintable import column_names, read_columns, table_header
+from training.surveys.files import GZIP_START, open_regular, pieces_unpacked
 from training.surveys.nanomaggies import check_unit
 
 REQUIRED = ("release", "brickid", "brickname", "objid", "type", "ra", "dec")
@@ -102,13 +100,14 @@ def open_table(file: Path) -> Iterator[Table]:
         OSError: the file cannot be read.
         ValueError: it is not FITS, is damaged, holds no such table, or the units are other ones.
     """
-    with file.open("rb") as opened, tempfile.TemporaryFile() as unpacked:
+    with open_regular(file) as opened, tempfile.TemporaryFile() as unpacked:
         start = opened.read(9)
         opened.seek(0)
         source: BufferedIOBase = opened
-        if start.startswith(b"\x1f\x8b"):
+        if start.startswith(GZIP_START):
             source = cast("BufferedIOBase", unpacked)
-            _unpack(opened, source)
+            source.writelines(pieces_unpacked(opened))
+            source.flush()
         elif start != b"SIMPLE  =":
             raise ValueError("not a FITS file: it does not begin with SIMPLE")
         yield _find(source)
@@ -239,15 +238,6 @@ def _check_units(header: dict[str, str], names: tuple[str, ...]) -> None:
             raise ValueError(f"column {name!r}: expected {_UNITS[name]}, got {unit!r}")
         if name in {f"flux_{band}" for band in FLUX_BANDS}:
             check_unit(unit, where=f"column {name!r}")
-
-
-def _unpack(packed: BufferedIOBase, unpacked: BufferedIOBase) -> None:
-    try:
-        with gzip.open(packed) as stream:
-            shutil.copyfileobj(stream, unpacked, 1 << 20)
-    except (EOFError, zlib.error) as error:
-        raise ValueError(f"truncated or damaged gzip file ({error})") from error
-    unpacked.flush()
 
 
 def _unit_vectors(ra_deg: ndarray, dec_deg: ndarray) -> Float64[ndarray, "row 3"]:

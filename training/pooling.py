@@ -1,0 +1,84 @@
+"""From the encoder's tokens of an object to its vector, where the plain mean is not the answer.
+
+An artefact may carry a folder `pooling/`, with either or both of:
+
+* attentive pooling, softmax(Q K^T / sqrt d) V with trained Q, K and V (arXiv 2510.17960, Eq. 8);
+* centres: the mean vector of a view of a survey, taken off every vector of that view and survey.
+  Modality vectors give every survey an offset of its own, which hides kin across surveys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as checked_dataclass
+from torch import Tensor, nn
+
+
+@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class PoolingConfig:
+    """What `pooling/` holds."""
+
+    dim: int = Field(gt=0)  # of the encoder
+    attentive: bool = False
+    centres: tuple[str, ...] = ()  # "view/survey" of each stored mean, e.g. "image/hsc"
+
+
+class Pooling(nn.Module):
+    """Attentive pooling and centres of one encoder."""
+
+    centres: Tensor  # (centre, dim)
+
+    def __init__(self, config: PoolingConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.attentive:
+            self.query = nn.Parameter(torch.randn(config.dim))
+            self.key = nn.Linear(config.dim, config.dim, bias=False)
+            self.value = nn.Linear(config.dim, config.dim, bias=False)
+        if config.centres:
+            self.register_buffer("centres", torch.zeros(len(config.centres), config.dim))
+
+    def attend(
+        self, tokens: Float[Tensor, "token dim"], lengths: Sequence[int]
+    ) -> Float[Tensor, "object dim"]:
+        """One vector for each of the objects whose tokens lie end to end."""
+        scores = self.key(tokens) @ self.query / self.config.dim**0.5
+        score_of = torch.split(scores, list(lengths))
+        value_of = torch.split(self.value(tokens), list(lengths))
+        pairs = zip(score_of, value_of, strict=True)
+        return torch.stack([score.softmax(dim=0) @ value for score, value in pairs])
+
+    def centred(
+        self, vectors: Float[Tensor, "n dim"], views: Sequence[str], surveys: Sequence[str]
+    ) -> Float[Tensor, "n dim"]:
+        """Vectors less the centre of their view and survey; as they are where none is stored.
+
+        Raises:
+            ValueError: there are centres, but none for one of these.
+        """
+        if not self.config.centres:
+            return vectors
+        names = [f"{view}/{survey}" for view, survey in zip(views, surveys, strict=True)]
+        foreign = sorted(set(names) - set(self.config.centres))
+        if foreign:
+            known = ", ".join(self.config.centres)
+            raise ValueError(f"this encoder has no centre for {foreign[0]}, it has {known}")
+        return vectors - self.centres[[self.config.centres.index(name) for name in names]]
+
+
+def centring(vectors: Mapping[str, Float[Tensor, "_ dim"]]) -> Pooling:
+    """A pooling that only centres, from vectors (not yet centred) of each "view/survey".
+
+    Raises:
+        ValueError: there is nothing to take a mean of.
+    """
+    if not vectors or not all(map(len, vectors.values())):
+        raise ValueError("expected vectors of every view and survey to centre, got none")
+    dim = next(iter(vectors.values())).shape[1]
+    pooling = Pooling(PoolingConfig(dim=dim, centres=tuple(vectors)))
+    pooling.centres.copy_(torch.stack([mine.mean(dim=0) for mine in vectors.values()]))
+    return pooling.eval().requires_grad_(False)

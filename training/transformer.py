@@ -188,6 +188,9 @@ class Transformer(nn.Module):
         Raises:
             ValueError: no object, an object without tokens, or as `encode`.
         """
+        if torch.is_inference_mode_enabled():  # nested tensors, the way of a GPU, know it not
+            with torch.inference_mode(False), torch.no_grad():
+                return self.encode_packed(objects)
         lengths = tuple(sum(len(codes) for codes in tokens.values()) for tokens in objects)
         if not lengths or not all(lengths):
             raise ValueError(f"expected objects with tokens, got lengths {list(lengths)}")
@@ -201,7 +204,7 @@ class Transformer(nn.Module):
                 codes.setdefault(key, []).append(mine)
                 row += len(mine)
         device = self.mask_token.device
-        x = torch.empty(row, self.config.dim, device=device)
+        x = torch.empty(row, self.config.dim, dtype=self.mask_token.dtype, device=device)
         positions = torch.empty(row, dtype=torch.long, device=device)
         for key, mine_of in codes.items():
             where = torch.cat(rows[key]).to(device)
@@ -277,7 +280,8 @@ class Transformer(nn.Module):
                 mask of the release, whose mean would be over padding too.
         """
         assert encoded.packing is None
-        x = self.mask_token + self._places(positions)
+        places = self._places(positions, decoder=True)
+        x = self.mask_token + places
         stream = torch.where(valid, self.stream_of_position[positions], -1)
         allowed = None
         if mask == "release":
@@ -291,7 +295,7 @@ class Transformer(nn.Module):
             if previous is None:
                 raise ValueError(f"{key} is a sequence: give the codes before those asked for")
             table = self._stream(self.decoder_embeddings, key).token_emb
-            fed = table(torch.where(mine, previous, 0)) + self._places(positions)
+            fed = table(torch.where(mine, previous, 0)) + places
             x = torch.where(mine[..., None], fed, x)
             if allowed is not None:
                 order = torch.arange(positions.shape[1], device=positions.device)
@@ -331,8 +335,14 @@ class Transformer(nn.Module):
             x = block(x, allowed)
         return self.encoder_norm(x)
 
-    def _places(self, positions: Int[Tensor, "*batch token"]) -> Float[Tensor, "*batch token dim"]:
-        places = [self._stream(self.encoder_embeddings, key).place()[0] for key in self.layout.keys]
+    def _places(
+        self, positions: Int[Tensor, "*batch token"], *, decoder: bool = False
+    ) -> Float[Tensor, "*batch token dim"]:
+        places = []
+        for key in self.layout.keys:
+            asked = decoder and key in self.decoder_embeddings
+            embeddings = self.decoder_embeddings if asked else self.encoder_embeddings
+            places.append(self._stream(embeddings, key).place()[0])
         return F.embedding(positions, torch.cat(places))
 
     @staticmethod

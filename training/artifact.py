@@ -2,10 +2,13 @@
 
     config.json  model.safetensors              the transformer
     codecs/<name>/{config.json,model.safetensors}   one tokenizer each, named as in modalities.py
+    pooling/{config.json,model.safetensors}     attentive pooling, centres; may be absent
     head/{config.json,model.safetensors}        the search head; may be absent
 
-Weights are safetensors only. The encoder hash covers transformer and codecs, the head hash the
-head: a changed head leaves the stored encoder vectors valid, anything else does not.
+Keys and tensor names are the release's; a model that differs from every released one adds keys.
+Weights are safetensors only. The encoder hash covers the bytes of transformer, codecs and pooling,
+the head hash those of the head: a changed head leaves the stored encoder vectors valid, anything
+else does not.
 """
 
 from __future__ import annotations
@@ -13,35 +16,32 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from training import hub, transformer_config
 from training.modalities import STREAM
+from training.pooling import Pooling, PoolingConfig
 from training.search_head import SearchHead, SearchHeadConfig
-from training.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from training.tokenizers.scalar import (
-    GridTokenizer,
-    GridTokenizerConfig,
-    ScalarTokenizer,
-    ScalarTokenizerConfig,
-)
-from training.tokenizers.spectrum import SpectrumTokenizer, SpectrumTokenizerConfig
+from training.tensor_file import checked_sha256, files_of, read_tensors, write_tensors
+from training.tokenizers import released
 from training.transformer import Transformer
 from training.transformer_config import TransformerConfig
+from training.weights import built, filled, stored_state
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
-Codec = ImageTokenizer | SpectrumTokenizer | ScalarTokenizer | GridTokenizer
+Codec = released.Codec
 ConfigClass = TypeVar("ConfigClass")
+Read = dict[str, str]  # what was read: path in the artefact -> sha256 of the file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,7 @@ class Artifact:
     head: SearchHead | None
     encoder_hash: str
     head_hash: str  # "" without a head
+    pooling: Pooling | None = None  # None = the mean over tokens
 
 
 def save(
@@ -61,6 +62,7 @@ def save(
     transformer: Transformer,
     codecs: Mapping[str, Codec],
     head: SearchHead | None = None,
+    pooling: Pooling | None = None,
     half: bool = False,
 ) -> None:
     """Write all parts; `half` stores matrices as float16 (vectors and tables stay float32)."""
@@ -68,103 +70,141 @@ def save(
         save_codec(folder, name, codec, half=half)
     if head is not None:
         save_head(folder, head, half=half)
-    _write(folder, transformer.config, transformer, half=half)
+    if pooling is not None:
+        tensors, _ = stored_state(pooling, half=half)
+        _write(folder / "pooling", dump_config(pooling.config), tensors)
+    values = transformer_config.released_values(transformer.config)
+    tensors, aliases = stored_state(transformer, half=half)
+    _write(folder, values, tensors, aliases=aliases)
 
 
 def save_codec(folder: Path, name: str, codec: Codec, *, half: bool = False) -> None:
     """Write one tokenizer below an artefact folder."""
-    _write(folder / "codecs" / name, codec.config, codec, half=half)
+    tensors, _ = stored_state(codec, half=half)
+    tensors = released.to_released(tensors, codec.config)
+    _write(folder / "codecs" / name, released.released_values(name, codec.config), tensors)
 
 
 def save_head(folder: Path, head: SearchHead, *, half: bool = False) -> None:
     """Write the search head below an artefact folder."""
-    _write(folder / "head", head.config, head, half=half)
+    tensors, _ = stored_state(head, half=half)
+    _write(folder / "head", dump_config(head.config), tensors)
 
 
-def load(folder: Path) -> Artifact:
+def load(source: Path | str, *, dtype: torch.dtype = torch.float32) -> Artifact:
     """Read an artefact.
 
+    Weights are used where they lie in the mapped file, so that memory holds one copy of them.
+
+    Args:
+        source: A folder; or, as a text that names none, a repository of the Hub (hub.fetch).
+        dtype: Of the transformer's weights in memory; tokenizers are float32.
+
     Raises:
-        ValueError: a file or folder is missing or broken; names the file and what is wrong in it.
+        ValueError: a file or folder is missing, damaged or of something else; names the file and
+            what is wrong in it. A repository that cannot be had: as hub.fetch.
     """
-    digest = hashlib.sha256()
-    config = read_config(TransformerConfig, _read_json(folder / CONFIG), where=folder / CONFIG)
-    transformer = Transformer(config)
-    _load_weights(transformer, folder, digest, config)
-    codecs = load_codecs(folder, tuple(config.domains_in), digest=digest)
-    check_vocabularies(config, codecs, where=folder)
+    folder = _folder_of(source)
+    read: Read = {}
+    transformer = _load_transformer(folder, read, dtype)
+    codecs = load_codecs(folder, tuple(transformer.config.domains_in), read=read)
+    check_vocabularies(transformer.config, codecs, where=folder)
+    pooling = load_pooling(folder, read=read) if (folder / "pooling").is_dir() else None
+    if pooling is not None and pooling.config.dim != transformer.config.dim:
+        raise ValueError(
+            f"{folder / 'pooling' / CONFIG}: dim is {pooling.config.dim}, the encoder's "
+            f"{transformer.config.dim}"
+        )
     head, head_hash = None, ""
     if (folder / "head").is_dir():
-        head_digest = hashlib.sha256()
-        head = load_head(folder, digest=head_digest)
-        head_hash = head_digest.hexdigest()
-        if head.config.dim != config.dim:
+        head_read: Read = {}
+        head = load_head(folder, read=head_read)
+        head_hash = hash_of(head_read)
+        if head.config.dim != transformer.config.dim:
             raise ValueError(
-                f"{folder / 'head' / CONFIG}: dim is {head.config.dim}, the encoder's {config.dim}"
+                f"{folder / 'head' / CONFIG}: dim is {head.config.dim}, the encoder's "
+                f"{transformer.config.dim}"
             )
     return Artifact(
-        transformer=transformer.eval().requires_grad_(False),
+        transformer=transformer,
         codecs=codecs,
         head=head,
-        encoder_hash=digest.hexdigest(),
+        encoder_hash=hash_of(read),
         head_hash=head_hash,
+        pooling=pooling,
     )
 
 
-def load_codec(folder: Path, name: str, *, key: str, digest: hashlib._Hash | None = None) -> Codec:
+def load_codec(folder: Path, name: str, *, key: str, read: Read | None = None) -> Codec:
     """Read the tokenizer of one token stream; ValueError as `load`."""
-    part = folder / "codecs" / name
-    if not part.is_dir():
-        raise ValueError(f"{folder}: no folder codecs/{name}, needed for the stream {key}")
-    values, where = _read_json(part / CONFIG), part / CONFIG
-    codec: Codec
-    match STREAM[key].kind:
-        case "image":
-            codec = ImageTokenizer(read_config(ImageTokenizerConfig, values, where=where))
-        case "spectrum":
-            codec = SpectrumTokenizer(read_config(SpectrumTokenizerConfig, values, where=where))
-        case "scalar":
-            codec = ScalarTokenizer(read_config(ScalarTokenizerConfig, values, where=where))
-        case "grid":
-            codec = GridTokenizer(read_config(GridTokenizerConfig, values, where=where))
-        case kind:
-            raise ValueError(f"{folder / CONFIG}: no tokenizer for {key}, a stream of kind {kind}")
-    _load_weights(codec, part, digest or hashlib.sha256(), codec.config)
-    return codec.eval().requires_grad_(False)
+    part = f"codecs/{name}"
+    if not (folder / part).is_dir():
+        raise ValueError(f"{folder}: no folder {part}, needed for the stream {key}")
+    read = {} if read is None else read
+    values, where = _read_json(folder, f"{part}/{CONFIG}", read), folder / part / CONFIG
+    tensors = _read_weights(folder, f"{part}/{WEIGHTS}", read)
+    with _named(where):
+        config = released.codec_config(name, values)
+    codec = built(lambda: released.build(config), where=where)
+    with _named(folder / part / WEIGHTS):
+        tensors = released.from_released(tensors, config)
+    return filled(codec, tensors, where=folder / part / WEIGHTS)
 
 
 def load_codecs(
-    folder: Path, keys: tuple[str, ...], *, digest: hashlib._Hash | None = None
+    folder: Path, keys: tuple[str, ...], *, read: Read | None = None
 ) -> dict[str, Codec]:
     """Read the tokenizers of some streams, by codec name; ValueError as `load`."""
     codecs: dict[str, Codec] = {}
     for key in keys:
         name = STREAM[key].codec
         if name not in codecs:
-            codecs[name] = load_codec(folder, name, key=key, digest=digest)
+            codecs[name] = load_codec(folder, name, key=key, read=read)
     return codecs
 
 
 def check_vocabularies(
     config: TransformerConfig, codecs: Mapping[str, Codec], *, where: Path
 ) -> None:
-    """Raise ValueError unless every stream has the codes and the tokens that its codec makes."""
+    """Raise ValueError unless every stream has the codes and the tokens that its codec makes.
+
+    The released transformers have one code more for the redshift than its grid has steps.
+    """
     for key, domain in config.domains_in.items():
         codec = codecs[STREAM[key].codec]
-        if (codec.num_codes, codec.num_tokens) != (domain.vocabulary, domain.num_tokens):
+        spare = domain.vocabulary - codec.num_codes
+        fits = spare in ((0, 1) if STREAM[key].kind == "grid" else (0,))
+        if not fits or codec.num_tokens != domain.num_tokens:
             raise ValueError(
                 f"{where}: {key} has {domain.vocabulary} codes and {domain.num_tokens} tokens in "
                 f"the transformer, {codec.num_codes} and {codec.num_tokens} in its codec"
             )
 
 
-def load_head(folder: Path, *, digest: hashlib._Hash | None = None) -> SearchHead:
+def load_head(folder: Path, *, read: Read | None = None) -> SearchHead:
     """Read the search head of an artefact; ValueError as `load`."""
-    part = folder / "head"
-    config = read_config(SearchHeadConfig, _read_json(part / CONFIG), where=part / CONFIG)
-    head = SearchHead(config)
-    _load_weights(head, part, digest or hashlib.sha256(), config)
-    return head.eval().requires_grad_(False)
+    read = {} if read is None else read
+    where = folder / "head" / CONFIG
+    config = read_config(SearchHeadConfig, _read_json(folder, f"head/{CONFIG}", read), where=where)
+    tensors = _read_weights(folder, f"head/{WEIGHTS}", read)
+    head = built(lambda: SearchHead(config), where=where)
+    return filled(head, tensors, where=folder / "head" / WEIGHTS)
+
+
+def load_pooling(folder: Path, *, read: Read) -> Pooling:
+    """Read the pooling of an artefact; ValueError as `load`."""
+    where = folder / "pooling" / CONFIG
+    values = _read_json(folder, f"pooling/{CONFIG}", read)
+    config = read_config(PoolingConfig, values, where=where)
+    tensors = _read_weights(folder, f"pooling/{WEIGHTS}", read)
+    pooling = built(lambda: Pooling(config), where=where)
+    return filled(pooling, tensors, where=folder / "pooling" / WEIGHTS)
+
+
+def hash_of(read: Read) -> str:
+    """One sha256 for files by their path and content, whatever order they were read in."""
+    lines = "".join(f"{path} {digest}\n" for path, digest in sorted(read.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def read_config(cls: type[ConfigClass], values: object, *, where: Path) -> ConfigClass:
@@ -198,68 +238,56 @@ def write_text(file: Path, text: str) -> None:
     os.replace(partial, file)
 
 
-def write_tensors(
-    file: Path, tensors: Mapping[str, Tensor], *, metadata: dict[str, str] | None = None
+def _folder_of(source: Path | str) -> Path:
+    own = Path(source)
+    if isinstance(source, Path) or own.is_dir() or not hub.is_id(source):
+        return own
+    return hub.fetch(source)
+
+
+def _load_transformer(folder: Path, read: Read, dtype: torch.dtype) -> Transformer:
+    where = folder / CONFIG
+    values = _read_json(folder, CONFIG, read)
+    tensors = _read_weights(folder, WEIGHTS, read)
+    with _named(where):
+        config = transformer_config.from_released(transformer_config.infer_qk_norm(values, tensors))
+    transformer = built(lambda: Transformer(config), where=where)
+    return filled(transformer, tensors, where=folder / WEIGHTS, dtype=dtype)
+
+
+def _write(
+    folder: Path,
+    values: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    aliases: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a safetensors file whole or not at all."""
-    partial = file.with_name(file.name + ".partial")
-    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, partial, metadata)
-    os.replace(partial, file)
-
-
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; ValueError names a file that is missing, cut short or foreign."""
-    if not file.is_file():
-        raise ValueError(f"{file}: no such file")
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file}: not a whole safetensors file ({error})") from error
-
-
-def _write(folder: Path, config: object, module: nn.Module, *, half: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    tensors, seen = {}, set()
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if tensor.data_ptr() in seen:
-            continue  # one tensor with two names (a modality vector) is stored once
-        seen.add(tensor.data_ptr())
-        halved = half and tensor.is_floating_point() and tensor.ndim > 1
-        tensors[name] = tensor.half() if halved else tensor
-    write_tensors(folder / WEIGHTS, tensors)
-    write_text(folder / CONFIG, json.dumps(dump_config(config), indent=2) + "\n")
+    write_tensors(folder / WEIGHTS, tensors, metadata=aliases)
+    write_text(folder / CONFIG, json.dumps(values, indent=2) + "\n")
 
 
-def _read_json(file: Path) -> object:
-    if not file.is_file():
-        raise ValueError(f"{file}: no such file")
+@contextmanager
+def _named(where: Path) -> Iterator[None]:
+    """Put the file in front of what is wrong with its content."""
     try:
-        return json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _read_json(folder: Path, path: str, read: Read) -> object:
+    file = folder / path
+    digest = checked_sha256(file)
+    try:
+        values: object = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not JSON ({error})") from error
+    read[path] = digest
+    return values
 
 
-def _load_weights(module: nn.Module, folder: Path, digest: hashlib._Hash, config: object) -> None:
-    """Fill a module from its file and add configuration and file content to the digest."""
-    file = folder / WEIGHTS
-    tensors = read_tensors(file)
-    digest.update(json.dumps(dump_config(config), sort_keys=True).encode())
-    digest.update(hashlib.sha256(file.read_bytes()).digest())
-    targets = module.state_dict(keep_vars=True)
-    storage = {name: target.data_ptr() for name, target in targets.items()}
-    filled = {storage[name] for name in tensors if name in storage}
-    unknown = sorted(set(tensors) - set(targets))
-    optional = {"grid_angstrom"}  # older artefacts state it in the configuration alone
-    missing = sorted(name for name in set(targets) - optional if storage[name] not in filled)
-    if unknown or missing:
-        what = f"unexpected tensor {unknown[0]!r}" if unknown else f"no tensor {missing[0]!r}"
-        raise ValueError(f"{file}: {what}")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            if tensor.shape != targets[name].shape:
-                raise ValueError(
-                    f"{file}: {name} has shape {tuple(tensor.shape)}, "
-                    f"its configuration asks for {tuple(targets[name].shape)}"
-                )
-            targets[name].copy_(tensor)
+def _read_weights(folder: Path, path: str, read: Read) -> dict[str, Tensor]:
+    for file in files_of(folder / path):
+        read[str(file.relative_to(folder))] = checked_sha256(file)
+    return read_tensors(folder / path)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float32, Int64
 from numpy import ndarray
 
-from training import artifact
+from training import artifact, hub
 from training.artifact import Artifact
 from training.modalities import STREAM
 from training.observations import Observation
@@ -48,19 +48,25 @@ class Embedded:
 
 
 def load(name_or_path: str | Path = "nano", *, precision: Precision = "float32") -> Encoder:
-    """Load a shipped encoder by name, or one of your own by its folder.
+    """Load a shipped encoder by name, one of your own by its folder, or one of the Hub by its id.
 
     A text that is both, like "nano" where a folder ./nano is, names the shipped one; a Path is
-    always a folder.
+    always a folder. An id is owner/name or owner/name@revision, see training.hub.
 
     Raises:
-        EncoderNotFound: neither exists.
+        EncoderNotFound: none of them exists, or the Hub does not give it.
         ValueError: the folder does not hold a whole encoder; names file and key.
     """
     own = Path(name_or_path)
     for folder in (own,) if isinstance(name_or_path, Path) else (SHIPPED / name_or_path, own):
         if (folder / artifact.CONFIG).is_file():
             return Encoder(artifact.load(folder), precision=precision)
+    if isinstance(name_or_path, str) and not own.exists() and hub.is_id(name_or_path):
+        try:
+            folder = hub.fetch(name_or_path)
+        except ValueError as error:
+            raise EncoderNotFound(f"no folder {name_or_path!r} here, and {error}") from error
+        return Encoder(artifact.load(folder), precision=precision)
     known = sorted(file.parent.name for file in SHIPPED.glob(f"*/{artifact.CONFIG}"))
     raise EncoderNotFound(
         f"no encoder {str(name_or_path)!r}: expected a folder with {artifact.CONFIG}"

@@ -26,8 +26,9 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.artifact import dump_config, read_tensors, write_tensors
+from training.artifact import dump_config
 from training.masking import MaskingConfig, sample_masks
+from training.tensor_file import read_tensors, write_tensors
 from training.tokens import TokenShard
 from training.transformer import Layout, Transformer
 

@@ -115,12 +115,16 @@ def train_encoder(
         ValueError: a tokenizer is missing or does not fit the model's streams.
     """
     model, training = recipe.encoder.model, recipe.encoder.training
-    digest = hashlib.sha256()
-    codecs = artifact.load_codecs(out, tuple(model.domains_in), digest=digest)
+    read: artifact.Read = {}
+    codecs = artifact.load_codecs(out, tuple(model.domains_in), read=read)
     artifact.check_vocabularies(model, codecs, where=out)
     files = prepare_data(recipe, out, progress, num_workers=num_workers)
     made_from = _made_from(
-        files, recipe, codecs=digest.hexdigest(), copies=recipe.encoder.copies, seed=training.seed
+        files,
+        recipe,
+        codecs=artifact.hash_of(read),
+        copies=recipe.encoder.copies,
+        seed=training.seed,
     )
     shard = TokenShard.read(out / TOKENS) if (out / TOKENS).is_file() else None
     if shard is None or shard.made_from != made_from:

@@ -46,7 +46,8 @@ def test_layout_is_that_of_the_release(encoder_folder: Path) -> None:
         str(Path(part, name)) for part in parts for name in ("config.json", "model.safetensors")
     }
     config = json.loads((encoder_folder / "config.json").read_text())
-    assert config["domains_in"]["tok_image"] == {"vocabulary": 1000, "grid": [12, 12]}
+    assert config["domains_in"] == config["domains_out"]
+    assert config["domains"]["tok_image"] == {"vocabulary": 1000, "grid": [12, 12]}
 
 
 def test_shared_modality_vectors_are_stored_once_and_tied_again(encoder_folder: Path) -> None:
@@ -144,14 +145,14 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"codecs/image/config\.json: unknown key 'width'",
     ),
     "unknown stream": (
-        lambda f: _edit(f / "config.json", {"domains_in": {"tok_x": {}}}),
-        r"config\.json: domains_in: .*unknown token stream 'tok_x'",
+        lambda f: _edit(f / "config.json", {"domains_in": ["tok_x"], "domains": {}}),
+        r"config\.json: .*unknown token stream 'tok_x'",
     ),
     "not json": (lambda f: (f / "config.json").write_text("{"), r"config\.json: not JSON"),
     "a list": (lambda f: (f / "config.json").write_text("[]"), r"expected a table of settings"),
     "cut short": (
         lambda f: _cut(f / "codecs" / "spectrum" / "model.safetensors"),
-        r"codecs/spectrum/model\.safetensors: not a whole safetensors file",
+        r"codecs/spectrum/model\.safetensors: damaged or cut short",
     ),
     "wrong shape": (
         lambda f: _retensor(f / "model.safetensors", _widen),
@@ -166,7 +167,9 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"model\.safetensors: unexpected tensor 'x'",
     ),
     "another vocabulary": (
-        lambda f: _edit(f / "codecs" / "image" / "config.json", {"levels": [4, 4], "embedding": 2}),
+        lambda f: _edit(
+            f / "codecs" / "image" / "config.json", {"quantizer_levels": [4, 4], "embedding_dim": 2}
+        ),
         r"codecs/image/model\.safetensors: .* has shape",
     ),
     "head of another size": (
@@ -190,18 +193,18 @@ def test_codec_with_other_codes_than_the_transformer_is_refused(tmp_path: Path) 
     config = json.loads((tmp_path / "config.json").read_text())
     transformer, _, _ = make_parts()
     domains = dict(transformer.config.domains_in)
-    config["domains_in"]["tok_z"]["vocabulary"] = 65
+    config["domains"]["tok_z"]["vocabulary"] = 66
     (tmp_path / "config.json").write_text(json.dumps(config))
     _retensor(
         tmp_path / "model.safetensors",
         lambda t: t.update(
             {
-                name: torch.zeros(65, 32)
+                name: torch.zeros(66, 32)
                 for name in t
                 if "tok_z" in name and t[name].shape == (domains["tok_z"].vocabulary, 32)
             }
         ),
     )
 
-    with pytest.raises(ValueError, match="tok_z has 65 codes and 1 tokens in the transformer, 64"):
+    with pytest.raises(ValueError, match="tok_z has 66 codes and 1 tokens in the transformer, 64"):
         artifact.load(tmp_path)

@@ -26,6 +26,7 @@ from training.tokenizers.scalar import (
 )
 from training.tokenizers.spectrum import SpectrumTokenizer, SpectrumTokenizerConfig
 from training.tokenizers.xp import MultiScalarTokenizer, MultiScalarTokenizerConfig
+from training.weights import without_memory
 
 __all__ = [
     "Codec", "CodecConfig", "build", "codec_config", "from_released", "released_values",
@@ -155,7 +156,7 @@ def _names(config: CodecConfig) -> dict[str, _Name]:
 
 
 def _shapes(config: CodecConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
+    with without_memory():
         return {name: tuple(tensor.shape) for name, tensor in build(config).state_dict().items()}
 
 

@@ -106,7 +106,7 @@ def load(source: Path | str, *, dtype: torch.dtype = torch.float32) -> Artifact:
     """
     folder = _folder_of(source)
     read: Read = {}
-    transformer = _load_transformer(folder, read, dtype)
+    transformer = load_transformer(folder, read, dtype=dtype)
     codecs = load_codecs(folder, tuple(transformer.config.domains_in), read=read)
     check_vocabularies(transformer.config, codecs, where=folder)
     pooling = load_pooling(folder, read=read) if (folder / "pooling").is_dir() else None
@@ -245,7 +245,10 @@ def _folder_of(source: Path | str) -> Path:
     return hub.fetch(source)
 
 
-def _load_transformer(folder: Path, read: Read, dtype: torch.dtype) -> Transformer:
+def load_transformer(
+    folder: Path, read: Read, *, dtype: torch.dtype = torch.float32
+) -> Transformer:
+    """Read the transformer of an artefact; ValueError as `load`."""
     where = folder / CONFIG
     values = _read_json(folder, CONFIG, read)
     tensors = _read_weights(folder, WEIGHTS, read)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from tests.training.hub_server import COMMIT, HubServer, serving
+from tests.training.hub_server import COMMIT, HubServer, serving, use
 from tests.training.small_encoder import observe
 from training import artifact, encoder, hub
 
@@ -34,14 +34,8 @@ def server(
         (folder / other).write_text("not for us")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     with serving(HubServer({NAME: folder})) as running:
-        _use(running.endpoint, monkeypatch)
+        use(running.endpoint, monkeypatch)
         yield running
-
-
-def _use(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def test_fetched_encoder_is_the_published_one(server: HubServer, encoder_folder: Path) -> None:
@@ -71,7 +65,7 @@ def test_second_load_needs_no_server(
     server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = hub.fetch(NAME)
-    _use("http://127.0.0.1:9", monkeypatch)  # the discard port: nobody answers
+    use("http://127.0.0.1:9", monkeypatch)  # the discard port: nobody answers
 
     again = hub.fetch(NAME)
 
@@ -114,7 +108,7 @@ def test_no_network_says_how_to_get_the_files_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    _use("http://127.0.0.1:9", monkeypatch)
+    use("http://127.0.0.1:9", monkeypatch)
 
     with pytest.raises(encoder.EncoderNotFound) as told:
         encoder.load("polymathic-ai/aion-base")

@@ -19,7 +19,7 @@ from astropy.utils.exceptions import AstropyWarning
 
 from training.observations import NUM_XP_COEFFICIENTS, Observation, ObservationBatch
 from training.surveys import Reader, gaia
-from training.surveys.gaia_table import read_header
+from training.surveys.gaia_table import Row, read_header
 from training.surveys.xp import calibrated_spectrum
 
 PROXIMA, OTHER, FAINT = "5853498713190525696", "5762406957886626816", "5405570973190252288"
@@ -694,3 +694,17 @@ def test_calibrated_flux_needs_errors_and_correlations(tmp_path: Path) -> None:
         calibrated_spectrum(file, "5")
     with pytest.raises(ValueError, match="no source '6'"):
         calibrated_spectrum(file, "6")
+
+
+def test_whole_numbers_with_missing_ones_are_read_without_a_warning() -> None:
+    cells = np.ma.masked_array(np.arange(3, dtype=np.int16), mask=[False, True, False])
+
+    got = Row(1, {"bp_coefficients": cells}).array_of("bp_coefficients")
+
+    np.testing.assert_array_equal(got, [0, np.nan, 2])
+
+
+def test_what_is_no_number_in_an_array_is_named() -> None:
+    for cell in ("(1.0, 6r.1)", np.array([1 + 2j])):
+        with pytest.raises(ValueError, match=r"expected numbers, got '(6r\.1|\[1\.\+2\.j\])'"):
+            Row(1, {"bp_coefficients": cell}).array_of("bp_coefficients")

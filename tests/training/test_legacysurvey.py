@@ -99,7 +99,7 @@ def test_one_galaxy_has_one_brightness_at_two_pixel_scales(shared_data: Path) ->
 def test_the_truncated_file_is_skipped_with_its_reason(shared_data: Path) -> None:
     reason = only_reason(shared_data / "legacysurvey_fits_cutouts" / "example_incomplete.fits")
 
-    assert reason.startswith("truncated")
+    assert reason.startswith("HDU 0: truncated")
 
 
 @pytest.mark.parametrize("name", GOOD)

@@ -295,3 +295,77 @@ def test_a_hair_below_zero_hours_is_zero_hours(tmp_path: Path) -> None:
     seen = reader("legacysurvey").read_one(tmp_path / "a.fits", "")
 
     assert seen.ra_deg == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("card", "value", "expected"),
+    [
+        ("NAXIS1", "1000000000", "truncated: 80,000,000,000 bytes are promised"),
+        ("NAXIS1", "99999999999999999999", "truncated"),
+        ("NAXIS1", "-5", "expected NAXIS1 as a whole number of 0 or more, got '-5'"),
+        ("NAXIS", "-5", "expected NAXIS as a whole number from 0 to 999, got '-5'"),
+        ("BITPIX", "7", "expected BITPIX as one of 8, 16, 32, 64, -32, -64, got '7'"),
+        ("BITPIX", "T", "expected BITPIX as one of"),
+    ],
+)
+@pytest.mark.parametrize("survey", ["legacysurvey", "hsc", "sdss", "gaia"])
+def test_a_spoilt_header_is_told_by_its_card(
+    survey: str, card: str, value: str, expected: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "spoilt.fits"
+    fits.PrimaryHDU(np.ones((20, 20), np.float32)).writeto(file)
+    content = bytearray(file.read_bytes())
+    at = content.index(f"{card:8}= ".encode())
+    content[at + 10 : at + 80] = f"{value:>20}".ljust(70).encode()
+    file.write_bytes(content)
+
+    assert expected in only_reason(survey, file)
+
+
+@pytest.mark.parametrize(
+    ("survey", "name", "expected"),
+    [
+        ("legacysurvey", "legacysurvey_fits_cutouts/temp_small.fits", 1),
+        ("legacysurvey", "legacysurvey_fits_cutouts/example_incomplete.fits", "HDU 0: truncated"),
+        ("legacysurvey", "desi_spectra/tractor-1054p567.fits", 1),
+        ("legacysurvey", "hsc_cosmos_scenes/Cut_HSC.fits", "expected 5 bands in BANDS"),
+        ("legacysurvey", "desi_spectra/coadd-4-80613-thru20210324.fits", "got 1 FIBERMAP"),
+        ("hsc", "hsc_cosmos_scenes/Cut_HSC.fits", 1),
+        ("hsc", "hsc_cosmos_scenes/Cut_HST.fits", "no band: expected HSC-G"),
+        ("hsc", "hsc_cosmos_scenes/PSF_HSC.fits", "no celestial WCS"),
+        ("hsc", "legacysurvey_fits_cutouts/temp_small.fits", "expected an image of HSC"),
+        ("sdss", "sdss_spectra/spec-0266-51602-0013.fits", 1),
+        ("sdss", "sdss_spectra/spec-2345-53757-0439.fits", "a sky fibre"),
+        ("sdss", "hsc_cosmos_scenes/Cut_HST.fits", "as of a plate (spPlate)"),
+        ("desi", "desi_spectra/coadd-1-80693-thru20210204.fits", 5),
+        ("desi", "desi_spectra/redrock-4-80613-thru20210324.fits", "expected B_WAVELENGTH"),
+        ("desi", "desi_spectra/tractor-1054p567.fits", "expected FIBERMAP, got 0 PRIMARY, 1 "),
+        ("gaia", "gaia_xp/XP_CONTINUOUS_RAW.csv", 2),
+        ("gaia", "gaia_xp/XP_CONTINUOUS_RAW.fits", 2),
+        ("gaia", "gaia_xp/XP_CONTINUOUS_RAW.xml", 2),
+        ("gaia", "gaia_xp/calibrator_solution_default.csv", "no bp_coefficients"),
+        ("gaia", "catalogues/galaxy10_decals_coord_z.csv", "expected source_id"),
+        ("gaia", "catalogues/boss_lrg_lenscat_matches.parquet", "bytes that are no text"),
+        ("gaia", "hsc_cosmos_scenes/Cut_HSC.fits", "expected a table with source_id"),
+        ("composite", "sdss_multimodal_10/1237648721217716541.jpeg", 1),
+        ("composite", "hsc_cosmos_scenes/hsc_cosmos.npz", "expected one uint8 array"),
+        ("composite", "gaia_xp/XP_CONTINUOUS_RAW.fits", "not a JPEG or PNG picture"),
+        ("multimodal_universe", "catalogues/boss_lrg_lenscat_matches.parquet", "not a known data"),
+        ("multimodal_universe", "desi_spectra/tractor-1054p567.fits", "neither HDF5 nor Parquet"),
+    ],
+)
+def test_real_files_are_read_or_refused_in_plain_words(
+    survey: str, name: str, expected: int | str, shared_data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / Path(name).name  # alone: nothing beside it is joined
+    file.symlink_to(shared_data / name)
+
+    batches = list(reader(survey).read(file))
+
+    num = sum(len(batch.observations) for batch in batches)
+    told = "; ".join(skipped.reason for batch in batches for skipped in batch.skipped)
+    if isinstance(expected, int):
+        assert (num, told) == (expected, "")
+    else:
+        assert num == 0
+        assert expected in told

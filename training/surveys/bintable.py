@@ -14,6 +14,7 @@ import numpy as np
 from numpy import ndarray
 
 CARD_LENGTH = 80
+MAX_COLUMNS = 999
 # Code of TFORM -> big-endian NumPy type. Bits (X) are stepped over; a pointer (P, Q) to an array of
 # variable length is its two numbers, count and offset.
 _TYPES = {
@@ -39,11 +40,11 @@ def table_header(content: bytes, *, header_start: int, data_start: int) -> dict[
 
 
 def column_names(header: dict[str, str]) -> tuple[str, ...]:
-    """Names of all columns in lower case."""
-    return tuple(
-        header.get(f"TTYPE{number}", "").lower()
-        for number in range(1, int(header.get("TFIELDS", "0")) + 1)
-    )
+    """Names of all columns in lower case; raise ValueError where TFIELDS is no number of them."""
+    text = header.get("TFIELDS", "0")
+    if not (text.isascii() and text.isdecimal() and int(text) <= MAX_COLUMNS):
+        raise ValueError(f"expected TFIELDS from 0 to {MAX_COLUMNS}, got {text!r}")
+    return tuple(header.get(f"TTYPE{number}", "").lower() for number in range(1, int(text) + 1))
 
 
 def read_columns(

@@ -359,6 +359,4 @@ def _fill(
         try:
             plane[part] = hdu.section[part]
         except Exception as error:  # astropy's own for tiles has no public name
-            raise ValueError(
-                f"truncated or damaged pixels ({type(error).__name__}: {error})"
-            ) from error
+            raise ValueError("damaged: its pixels cannot be unpacked") from error

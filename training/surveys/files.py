@@ -21,6 +21,7 @@ from astropy.utils.exceptions import AstropyWarning
 from numpy import ndarray
 
 from training.observations import Observation, ObservationBatch, Skipped
+from training.surveys.fits_layout import damage
 
 # What astropy lets through when a header is damaged.
 BROKEN_FITS = (
@@ -193,38 +194,48 @@ def open_fits(file: Path) -> Iterator[OpenFits]:
 
     Raises:
         OSError: the file cannot be read or is not FITS.
-        ValueError: its headers are damaged, found while it is used.
+        ValueError: it is truncated or a header is damaged, perhaps found while it is used.
     """
     content = read_regular(file)
     if content.startswith((GZIP_START, BZIP2_START)):  # astropy unpacks from files, not memory
         content = _unpack(content)
     if not content.startswith(b"SIMPLE  ="):
         raise OSError("not a FITS file: it does not begin with SIMPLE")
+    amiss = damage(io.BytesIO(content))  # astropy leaves out an HDU whose header is spoilt
+    if amiss:
+        raise ValueError(amiss)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)
         try:
             with fits.open(io.BytesIO(content), memmap=False) as hdus:
                 yield OpenFits(hdus, content)
         except BROKEN_FITS as error:
-            raise ValueError(f"broken FITS header: {type(error).__name__}: {error}") from error
+            raise ValueError(plainly(error)) from error
 
 
 def pixels(hdu: fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU) -> ndarray | None:
     """The pixels of an image HDU as native float32, None where it has none.
 
     Raises:
-        ValueError: the file ends before the pixels do.
+        ValueError: they are damaged.
     """
-    try:
-        data = hdu.data
-    except Exception as error:  # unpacking Rice fails with an exception in no public module
-        raise ValueError(
-            f"truncated or damaged: the pixels that the header promises, {_shape_of(hdu)}, "
-            "cannot be read"
-        ) from error
+    data = stored_pixels(hdu)
     return None if data is None else np.ascontiguousarray(data, dtype=np.float32)
 
 
-def _shape_of(hdu: fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU) -> str:
-    axes = [hdu.header.get(f"NAXIS{axis}") for axis in range(1, hdu.header.get("NAXIS", 0) + 1)]
-    return " x ".join(map(str, axes))
+def stored_pixels(hdu: fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU) -> ndarray | None:
+    """The pixels of an image HDU in the type they are stored in. See `pixels`."""
+    try:
+        data: ndarray | None = hdu.data
+    except Exception as error:  # unpacking Rice fails with an exception in no public module
+        raise ValueError("damaged: its pixels cannot be unpacked") from error
+    return data
+
+
+def plainly(error: Exception) -> str:
+    """One of BROKEN_FITS, or of what else astropy lets through, in plain words."""
+    if isinstance(error, fits.VerifyError):
+        return str(error)
+    if isinstance(error, KeyError):
+        return f"broken FITS header: there is no card {error.args[0]!r}"
+    return "broken FITS file: what a header says and what follows it do not fit together"

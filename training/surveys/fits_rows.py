@@ -21,6 +21,8 @@ from astropy.utils.exceptions import AstropyWarning
 from numpy import ndarray
 
 from training.surveys.bintable import column_names, read_columns, table_header
+from training.surveys.files import BROKEN_FITS, plainly
+from training.surveys.fits_layout import damage
 
 _BLOCK_BYTES = 4 << 20
 _BLOCK_ROWS = 1024
@@ -124,6 +126,17 @@ def find_table(stream: io.BufferedIOBase, column: str) -> FitsTable:
         OSError: it is no FITS file.
         ValueError: there is no such table, or the file does not end where the header says.
     """
+    amiss = damage(stream)
+    if amiss:
+        raise ValueError(amiss)
+    stream.seek(0)
+    try:
+        return _find_table(stream, column)
+    except BROKEN_FITS as error:
+        raise ValueError(plainly(error)) from error
+
+
+def _find_table(stream: io.BufferedIOBase, column: str) -> FitsTable:
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)

@@ -129,8 +129,12 @@ class Row:
             value = _as_array(value, name)
         if value is None:
             return None
+        cells: np.ma.MaskedArray[Any, Any] = np.ma.asarray(value)
         try:
-            array = np.asarray(np.ma.filled(value, np.nan), np.float64).reshape(-1)
+            if cells.dtype.kind not in "fiuO":
+                raise TypeError(cells.dtype)
+            # Floating point first: there is no NaN among whole numbers to fill in.
+            array = np.asarray(np.ma.filled(cells.astype(np.float64), np.nan)).reshape(-1)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}: expected numbers, got {str(value)[:40]!r}") from error
         return None if np.isnan(array).all() else array
@@ -250,7 +254,16 @@ def _as_array(text: str, name: str) -> Float64[ndarray, " n"] | None:
     try:
         return np.array([_as_float(each) for each in inside.split(",")] if inside else [])
     except ValueError as error:
-        raise ValueError(f"{name}: expected numbers, {error}") from error
+        raise ValueError(f"{name}: expected numbers, got {_first_bad(inside)!r}") from error
+
+
+def _first_bad(numbers: str) -> str:
+    for each in numbers.split(","):
+        try:
+            _as_float(each)
+        except ValueError:
+            return each.strip()[:40]
+    return ""
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from jaxtyping import Bool, Float32
 from numpy import ndarray
 
 from training.observations import sky_position
-from training.surveys.files import open_fits, pixels
+from training.surveys.files import open_fits, pixels, plainly, stored_pixels
 from training.surveys.hsc_groups import BANDS, BROKEN, band_of
 
 ImageHdu: TypeAlias = fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU
@@ -84,7 +84,7 @@ def open_frame(file: Path, band: str) -> Frame:
         with open_fits(file) as opened, np.errstate(all="ignore"):
             return _parse(opened.hdus, band, opened.content)
     except BROKEN as error:
-        raise ValueError(f"broken file: {type(error).__name__}: {error}") from error
+        raise ValueError(plainly(error)) from error
     except WcsError as error:  # wcslib says in which of its lines it stopped, then why
         why = [line for line in str(error).splitlines() if not line.startswith("ERROR")]
         raise ValueError(f"unusable WCS: {' '.join(why)}") from error
@@ -235,10 +235,7 @@ def _agree(stated: dict[str, float], key: str, value: float) -> None:
 
 
 def _bad_bits(hdu: ImageHdu) -> Bool[ndarray, "band y x"]:
-    try:
-        bits = np.asarray(hdu.data)
-    except Exception as error:  # as in `pixels`
-        raise ValueError(f"MASK: truncated: {error}") from error
+    bits = np.asarray(stored_pixels(hdu))
     if bits.dtype.kind not in "iu":
         raise ValueError(f"MASK: expected whole numbers, got {bits.dtype}")
     planes = {

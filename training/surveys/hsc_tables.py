@@ -29,7 +29,7 @@ from numpy import ndarray
 from pyarrow import csv
 from scipy.spatial import KDTree
 
-from training.surveys.files import open_regular, reason
+from training.surveys.files import open_regular, plainly, reason
 from training.surveys.hsc_groups import BROKEN, SAME_OBJECT_ARCSEC
 
 SCALARS = {  # column -> token key
@@ -189,7 +189,7 @@ def _fits_columns(path: Path) -> dict[str, ndarray]:
                     columns[key] = _numbers(key, values, missing)
                 return columns
         except BROKEN as error:
-            raise ValueError(f"broken table: {type(error).__name__}: {error}") from error
+            raise ValueError(f"broken table: {plainly(error)}") from error
 
 
 def _csv_columns(path: Path) -> dict[str, ndarray]:

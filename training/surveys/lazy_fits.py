@@ -29,17 +29,17 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from numpy import ndarray
 
-from training.surveys.bintable import CARD_LENGTH, column_names, read_columns, table_header
+from training.surveys.bintable import column_names, read_columns, table_header
 from training.surveys.files import (
     BROKEN_FITS,
     BZIP2_START,
     GZIP_START,
     open_regular,
     pieces_unpacked,
+    plainly,
 )
+from training.surveys.fits_layout import BLOCK, MAX_HEADER_BYTES, has_end, num_data_bytes
 
-BLOCK = 2880
-MAX_HEADER_BYTES = 1 << 22  # 50,000 cards: beyond it END is lost
 _BROKEN = (*BROKEN_FITS, AttributeError, AssertionError, EOFError, zlib.error)
 _PIXELS = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}  # by BITPIX
 _PACKED = (GZIP_START, BZIP2_START)
@@ -117,13 +117,15 @@ class ImageRows:
                 try:
                     pixels = np.asarray(section[:] if one_axis else section[start:stop])
                 except Exception as error:  # Rice fails with an exception of no public module
-                    raise ValueError(f"the pixels cannot be unpacked: {error}") from error
+                    raise ValueError("damaged: its pixels cannot be unpacked") from error
             pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
             return pixels.reshape(stop - start, self.num_pixels)
         stored = np.dtype(_PIXELS[integer(self.header, "BITPIX")])
         width = self.num_pixels * stored.itemsize
         self._stream.seek(self._data_start + start * width)
         content = self._stream.read((stop - start) * width)
+        if len(content) < (stop - start) * width:
+            raise ValueError(f"{self.name}: truncated while it was read")
         pixels = np.frombuffer(content, stored).reshape(stop - start, self.num_pixels)
         native = pixels.astype(stored.newbyteorder("="))
         scale, zero = real(self.header, "BSCALE", 1.0), real(self.header, "BZERO", 0.0)
@@ -206,7 +208,7 @@ class LazyFits:
             left = max(0, self.num_bytes - hdu.data_start)
             if hdu.num_data_bytes > left:
                 raise ValueError(
-                    f"truncated: {hdu.num_data_bytes} bytes are promised, {left} bytes are left"
+                    f"truncated: {hdu.num_data_bytes:,} bytes are promised, {left:,} bytes are left"
                 )
             compressed = None
             if hdu.is_compressed:
@@ -232,7 +234,7 @@ class LazyFits:
             return None
         self._stream.seek(start)
         content = bytearray()
-        while not _has_end(content):
+        while not has_end(content[-BLOCK:]):
             block = self._stream.read(BLOCK)
             if not content and number and not block.startswith(b"XTENSION="):
                 if not block.strip(b"\0 "):
@@ -243,9 +245,9 @@ class LazyFits:
             content += block
         header = table_header(bytes(content), header_start=0, data_start=len(content))
         with _plain_errors(f"HDU {number}: "):
-            num_data_bytes = _num_data_bytes(header)
+            num_bytes = num_data_bytes(header)
         name = header.get("EXTNAME", "").strip().upper() or ("" if number else "PRIMARY")
-        return Hdu(number, name, header, start + len(content), num_data_bytes)
+        return Hdu(number, name, header, start + len(content), num_bytes)
 
 
 def integer(header: Header, key: str, default: int | None = None) -> int:
@@ -319,27 +321,6 @@ def _unpacked(packed: io.BufferedIOBase) -> IO[bytes]:
         return Path(to.name).open("rb")
 
 
-def _has_end(content: bytearray) -> bool:
-    end = b"END" + b" " * (CARD_LENGTH - 3)
-    block = content[-BLOCK:]
-    return any(block[at : at + CARD_LENGTH] == end for at in range(0, len(block), CARD_LENGTH))
-
-
-def _num_data_bytes(header: Header) -> int:
-    num_axes = integer(header, "NAXIS")
-    axes = [integer(header, f"NAXIS{axis}") for axis in range(1, num_axes + 1)]
-    if not 0 <= num_axes <= 999 or any(length < 0 for length in axes):
-        raise ValueError(f"an array of shape {axes}")
-    if not axes:
-        return 0
-    num_values = int(np.prod(np.array(axes, dtype=object)))
-    extra, groups = integer(header, "PCOUNT", 0), integer(header, "GCOUNT", 1)
-    num_bytes = abs(integer(header, "BITPIX")) // 8 * groups * (extra + num_values)
-    if num_bytes < 0:
-        raise ValueError(f"{num_bytes} bytes of data")
-    return num_bytes
-
-
 @contextmanager
 def _plain_errors(where: str) -> Iterator[None]:
     """What numpy and astropy raise on damage as ValueError; warnings on style stay inside."""
@@ -348,7 +329,7 @@ def _plain_errors(where: str) -> Iterator[None]:
         try:
             yield
         except _BROKEN as error:
-            raise ValueError(f"{where}broken FITS: {type(error).__name__}: {error}") from error
+            raise ValueError(f"{where}{plainly(error)}") from error
         except ValueError as error:
             raise ValueError(f"{where}{error}") from error
         except OSError as error:

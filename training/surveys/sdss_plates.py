@@ -27,9 +27,9 @@ from numpy import ndarray
 
 from training.observations import Observation, ObservationBatch, Skipped, fingerprint
 from training.surveys.files import FITS_SUFFIXES, reason, stem
+from training.surveys.fits_layout import BLOCK
 from training.surveys.flux_density import to_unit
 from training.surveys.lazy_fits import (
-    BLOCK,
     Hdu,
     Header,
     ImageRows,

@@ -21,6 +21,7 @@ from numpy import ndarray
 
 from training.surveys.bintable import column_names, read_columns, table_header
 from training.surveys.files import GZIP_START, open_regular, pieces_unpacked
+from training.surveys.fits_layout import BLOCK, MAX_HEADER_BYTES, num_data_bytes
 from training.surveys.nanomaggies import check_unit
 
 REQUIRED = ("release", "brickid", "brickname", "objid", "type", "ra", "dec")
@@ -37,9 +38,7 @@ WANTED = frozenset(
 _TEXT = frozenset(("brickname", "type", "brick_primary"))
 _UNITS = {"ra": "deg", "dec": "deg", **{f"{column}": "arcsec" for column in SHAPE_COLUMNS[::3]}}
 _SPELLINGS = {"deg": ("deg", "degree", "degrees"), "arcsec": ("arcsec", "arcsecond", "arcseconds")}
-_BLOCK = 2880  # bytes: FITS comes in these
 _CARD = 80
-_MAX_HEADER = 1 << 22  # bytes: 50,000 cards; real ones have some 700
 _CHUNK = 16_384  # rows decoded at a time while grouping
 _NEAR = 1e-4  # 20 arcsec in radian: half a cutout and a little
 
@@ -169,19 +168,23 @@ def headers(stream: BufferedIOBase) -> Iterator[tuple[dict[str, str], int]]:
     start = 0
     while True:
         stream.seek(start)
-        content = stream.read(_BLOCK)
+        content = stream.read(BLOCK)
         if not content.strip(b"\0 "):  # the end, or padding after it
             return
         ends = _end(content, 0)
         while ends is None:
-            more = stream.read(_BLOCK)
-            if len(more) < _BLOCK or len(content) > _MAX_HEADER:
+            more = stream.read(BLOCK)
+            if len(more) < BLOCK or len(content) > MAX_HEADER_BYTES:
                 raise ValueError("broken FITS header: it has no END, or the file is truncated")
             ends = _end(more, len(content))
             content += more
         header = table_header(content, header_start=0, data_start=ends)
+        try:
+            promised = num_data_bytes(header)
+        except ValueError as error:
+            raise ValueError(f"broken FITS header: {error}") from error
         yield header, start + len(content)
-        start += len(content) + -(-_num_bytes(header) // _BLOCK) * _BLOCK
+        start += len(content) + -(-promised // BLOCK) * BLOCK
 
 
 def _end(block: bytes, offset: int) -> int | None:
@@ -190,19 +193,6 @@ def _end(block: bytes, offset: int) -> int | None:
         if block[card : card + 8] == b"END     ":
             return offset + card
     return None
-
-
-def _num_bytes(header: dict[str, str]) -> int:
-    try:
-        axes = [int(header[f"NAXIS{axis}"]) for axis in range(1, int(header["NAXIS"]) + 1)]
-        elements = int(np.prod([float(axis) for axis in axes])) if axes else 0
-        size = abs(int(header["BITPIX"])) // 8
-        extra, groups = int(header.get("PCOUNT", "0")), int(header.get("GCOUNT", "1"))
-    except (KeyError, ValueError, OverflowError) as error:
-        raise ValueError(f"broken FITS header: size of the data: {error}") from error
-    if min(axes, default=0) < 0 or extra < 0 or groups < 0:
-        raise ValueError(f"broken FITS header: axes {axes}, PCOUNT {extra}, GCOUNT {groups}")
-    return size * groups * (extra + elements)
 
 
 def _find(stream: BufferedIOBase) -> Table:

@@ -1,41 +1,55 @@
 """The frozen product: observations in, one vector for every view of every object out.
 
-A vector is the mean over the encoder's tokens of one view (`pooling` in the artefact's config.json
-says which tokens): "image" reads the image, "spectrum" the spectrum, "joint" both and the
-photometric scalars. Redshift is never read.
+Views: "image" reads the image, "spectrum" the spectrum, "xp" the Gaia BP and RP coefficients,
+"joint" all of these, the object mask, the ellipses and the photometric scalars. Redshift, position
+and extinction are never read. A vector is the mean over the encoder's tokens of one view, or what
+the artefact's pooling makes of them (docs/encoder.md).
 """
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from numpy import ndarray
+from torch import Tensor
 
 from training import artifact, hub
 from training.artifact import Artifact
-from training.modalities import STREAM
+from training.modalities import STREAM, VIEWS
 from training.observations import Observation
 from training.search_head import SEARCH_DIM
 from training.tokenizers.image import ImageTokenizer
-from training.tokens import key_of_image, key_of_spectrum, tokenize
+from training.tokens import Tokens, below_range, streams_of, tokenize
 
 SHIPPED = Path(__file__).parent  # artefacts that come with the package, a folder each
 MAX_BATCH = 8  # objects through the networks at once; more is slower on a CPU (cache)
-VIEWS = ("image", "spectrum", "joint")
+GPU_BATCH = 256
 
+__all__ = [
+    "VIEWS", "Embedded", "Encoder", "EncoderNotFound", "NothingToRead", "in_halves", "load",
+    "merge",
+]  # fmt: skip
+
+log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 Precision = Literal["float32", "bfloat16"]
 
 
 class EncoderNotFound(ValueError):
     """There is no encoder of that name or at that path."""
+
+
+class NothingToRead(ValueError):
+    """An observation has nothing that the encoder makes a vector of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +59,12 @@ class Embedded:
     rows: Int64[ndarray, " n"]  # index into the observations given
     views: tuple[str, ...]  # view of each vector
     vectors: Float32[ndarray, "n dim"]
+    notes: tuple[str, ...] = ()  # what a user should know of the values that were read
 
 
-def load(name_or_path: str | Path = "nano", *, precision: Precision = "float32") -> Encoder:
+def load(
+    name_or_path: str | Path = "nano", *, precision: Precision = "float32", device: str = "cpu"
+) -> Encoder:
     """Load a shipped encoder by name, one of your own by its folder, or one of the Hub by its id.
 
     A text that is both, like "nano" where a folder ./nano is, names the shipped one; a Path is
@@ -60,13 +77,13 @@ def load(name_or_path: str | Path = "nano", *, precision: Precision = "float32")
     own = Path(name_or_path)
     for folder in (own,) if isinstance(name_or_path, Path) else (SHIPPED / name_or_path, own):
         if (folder / artifact.CONFIG).is_file():
-            return Encoder(artifact.load(folder), precision=precision)
+            return Encoder(artifact.load(folder), precision=precision, device=device)
     if isinstance(name_or_path, str) and not own.exists() and hub.is_id(name_or_path):
         try:
             folder = hub.fetch(name_or_path)
         except ValueError as error:
             raise EncoderNotFound(f"no folder {name_or_path!r} here, and {error}") from error
-        return Encoder(artifact.load(folder), precision=precision)
+        return Encoder(artifact.load(folder), precision=precision, device=device)
     known = sorted(file.parent.name for file in SHIPPED.glob(f"*/{artifact.CONFIG}"))
     raise EncoderNotFound(
         f"no encoder {str(name_or_path)!r}: expected a folder with {artifact.CONFIG}"
@@ -88,13 +105,15 @@ def merge(observations: Sequence[Observation]) -> Observation:
     scalars: dict[str, float] = {}
     for observation in observations:
         scalars = {**observation.scalars, **scalars}
-    images = [seen.image for seen in observations if seen.image is not None]
+    seen_in = [seen for seen in observations if seen.image is not None]
     spectral = [seen for seen in observations if seen.spectrum is not None]
     coefficients = [seen.xp for seen in observations if seen.xp is not None]
     # an encoder may read spectra of two surveys by two streams: the survey is the spectrum's
     return replace(
         spectral[0] if spectral else observations[0],
-        image=images[0] if images else None,
+        image=seen_in[0].image if seen_in else None,
+        object_mask=seen_in[0].object_mask if seen_in else None,  # they lie on that image
+        ellipses=seen_in[0].ellipses if seen_in else None,
         xp=coefficients[0] if coefficients else None,
         scalars=scalars,
     )
@@ -109,17 +128,23 @@ class Encoder:
         dim: Length of an encoder vector.
         search_dim: Length of a search vector.
         precision: Arithmetic of the transformer; tokenizers always work in float32.
+        max_objects: Objects through the transformer at once; halved where they do not fit.
     """
 
     search_dim = SEARCH_DIM
 
-    def __init__(self, parts: Artifact, *, precision: Precision = "float32") -> None:
+    def __init__(
+        self, parts: Artifact, *, precision: Precision = "float32", device: str = "cpu"
+    ) -> None:
         self.hash = parts.encoder_hash
         self.head_hash = parts.head_hash
         self.dim = parts.transformer.config.dim
         self.precision: Precision = precision
-        self.transformer = parts.transformer
-        self.codecs = dict(parts.codecs)
+        self.device = device
+        self.max_objects = MAX_BATCH if device == "cpu" else GPU_BATCH
+        self.transformer = parts.transformer.to(device)
+        self.pooling = None if parts.pooling is None else parts.pooling.to(device)
+        self.codecs = {name: codec.to(device) for name, codec in parts.codecs.items()}
         self.head = parts.head
         self._keys = tuple(parts.transformer.config.domains_in)
         for codec in self.codecs.values():
@@ -128,47 +153,57 @@ class Encoder:
 
     def views(self, observation: Observation) -> tuple[str, ...]:
         """Views that this encoder can make of an observation, in the order of VIEWS."""
-        image = key_of_image(self._keys, observation) is not None
-        spectrum = key_of_spectrum(self._keys, observation) is not None
-        scalars = bool(self._scalar_keys(observation))
-        exists = {
-            "image": image,
-            "spectrum": spectrum,
-            "joint": (image or spectrum) and image + spectrum + scalars >= 2,
-        }
-        return tuple(view for view in VIEWS if exists[view])
+        return tuple(self._feeds(observation))
 
     def embed(self, observations: Sequence[Observation], views: Iterable[str] = VIEWS) -> Embedded:
         """Vectors of the asked views, as far as each observation has them.
 
-        Neither order nor batch size changes a vector by more than rounding (1e-5 in float32).
+        All tokens of a view are used, however many. Neither order nor batch size changes a vector
+        by more than rounding (1e-5 in float32). Objects that do not fit into memory together are
+        taken in halves, and a warning is logged.
 
         Raises:
-            ValueError: an unknown view is asked for.
+            NothingToRead: an observation has no view at all (`views` tells); names it.
+            ValueError: an unknown view is asked for, or a tokenizer refuses what was seen.
         """
         asked = tuple(views)
         unknown = sorted(set(asked) - set(VIEWS))
         if unknown:
             raise ValueError(f"unknown view {unknown[0]!r}, expected some of {', '.join(VIEWS)}")
-        wanted = [
-            (row, view)
-            for row, observation in enumerate(observations)
-            for view in self.views(observation)
-            if view in asked
-        ]
+        wanted: list[tuple[int, str, tuple[str, ...]]] = []  # row, view, streams to feed
+        for row, observation in enumerate(observations):
+            feeds = self._feeds(observation)
+            if not feeds:
+                raise NothingToRead(
+                    f"{observation.survey} {observation.object_id}: nothing that this encoder makes"
+                    f" a vector of; it reads the streams {', '.join(self._keys)}"
+                )
+            wanted += [
+                (row, view, feeds[view]) for view in VIEWS if view in feeds and view in asked
+            ]
+        rows = sorted({row for row, _, _ in wanted})
+        tokens = self._tokens(observations, rows, {key for _, _, keys in wanted for key in keys})
+        objects = [{key: tokens[key][row] for key in keys} for row, _, keys in wanted]
+        lengths = [sum(map(len, mine.values())) for mine in objects]
+        order = sorted(range(len(wanted)), key=lengths.__getitem__)  # equal lengths go together
         vectors = np.zeros((len(wanted), self.dim), dtype=np.float32)
-        place = {pair: number for number, pair in enumerate(wanted)}
-        with torch.inference_mode():
-            tokens = tokenize(observations, self.codecs, self._keys, {row for row, _ in wanted})
-            for keys, pairs in self._buckets(observations, wanted).items():
-                for start in range(0, len(pairs), MAX_BATCH):
-                    some = pairs[start : start + MAX_BATCH]
-                    feed = {key: torch.stack([tokens[key][row] for row, _ in some]) for key in keys}
-                    with self._autocast():
-                        pooled = self.transformer.pool(self.transformer.encode(feed))
-                    vectors[[place[pair] for pair in some]] = pooled.float().numpy()
-        rows = np.array([row for row, _ in wanted], dtype=np.int64)
-        return Embedded(rows, tuple(view for _, view in wanted), vectors)
+        start = 0
+        while start < len(order):
+            some = order[start : start + self.max_objects]
+            start += len(some)
+            pooled = self._fitting(lambda part: self._pooled([objects[n] for n in part]), some)
+            vectors[some] = torch.cat(pooled).numpy()
+        if self.pooling is not None and wanted:
+            surveys = [observations[row].survey for row, _, _ in wanted]
+            given = torch.from_numpy(vectors).to(self.device)
+            centred = self.pooling.centred(given, [view for _, view, _ in wanted], surveys)
+            vectors = centred.cpu().numpy()
+        return Embedded(
+            np.array([row for row, _, _ in wanted], dtype=np.int64),
+            tuple(view for _, view, _ in wanted),
+            vectors,
+            self._notes([observations[row] for row in rows], tuple(tokens)),
+        )
 
     def search_vectors(
         self, vectors: Float32[ndarray, "n dim"], view: str
@@ -183,31 +218,83 @@ class Encoder:
         with torch.inference_mode():
             return self.head(torch.from_numpy(vectors), view).numpy()
 
-    def _buckets(
-        self, observations: Sequence[Observation], wanted: Sequence[tuple[int, str]]
-    ) -> dict[tuple[str, ...], list[tuple[int, str]]]:
-        """Group what is wanted by the exact streams to feed, so that no batch needs padding."""
-        buckets: dict[tuple[str, ...], list[tuple[int, str]]] = defaultdict(list)
-        for row, view in wanted:
-            observation = observations[row]
-            feed = []
-            if view in ("image", "joint"):
-                feed.append(key_of_image(self._keys, observation))
-            if view in ("spectrum", "joint"):
-                feed.append(key_of_spectrum(self._keys, observation))
-            if view == "joint":
-                feed.extend(self._scalar_keys(observation))
-            buckets[tuple(key for key in feed if key is not None)].append((row, view))
-        return buckets
+    def _feeds(self, observation: Observation) -> dict[str, tuple[str, ...]]:
+        """The streams that each view of an observation is made of, views in the order of VIEWS."""
+        streams = [key for key in streams_of(self._keys, observation) if STREAM[key].searchable]
+        feeds = {
+            view: tuple(key for key in streams if STREAM[key].kind == kind)
+            for view, kind in (("image", "image"), ("spectrum", "spectrum"), ("xp", "multi_scalar"))
+        }
+        feeds = {view: keys for view, keys in feeds.items() if keys}
+        photometry = any(STREAM[key].kind == "scalar" for key in streams)
+        if feeds and len(feeds) + photometry >= 2:
+            feeds["joint"] = tuple(streams)
+        return feeds
 
-    def _scalar_keys(self, observation: Observation) -> tuple[str, ...]:
+    def _tokens(
+        self, observations: Sequence[Observation], rows: Sequence[int], keys: set[str]
+    ) -> Tokens:
+        tokens: Tokens = defaultdict(dict)
+        ordered = tuple(key for key in self._keys if key in keys)
+        for start in range(0, len(rows), self.max_objects):
+            for made in self._fitting(
+                lambda some: tokenize(
+                    observations, self.codecs, ordered, some, device=self.device, at_once=len(some)
+                ),
+                rows[start : start + self.max_objects],
+            ):
+                for key, codes in made.items():
+                    tokens[key].update(codes)
+        return tokens
+
+    def _pooled(self, objects: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, "n dim"]:
+        bfloat16 = self.precision == "bfloat16"
+        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=bfloat16):
+            encoded = self.transformer.encode_packed(objects)
+            if self.pooling is None or not self.pooling.config.attentive:
+                return self.transformer.pool(encoded).float().cpu()
+            assert encoded.packing is not None
+            outputs = self.transformer.pooled_tokens(encoded)
+        with torch.no_grad():
+            return self.pooling.attend(outputs, encoded.packing.lengths).cpu()
+
+    def _fitting(self, run: Callable[[Sequence[Item]], Made], items: Sequence[Item]) -> list[Made]:
+        """Run on all items; what does not fit into memory in halves, and so from then on."""
+        made, smaller = in_halves(run, items)
+        if smaller < len(items):
+            self.max_objects = min(self.max_objects, smaller)
+        return made
+
+    def _notes(self, observations: Sequence[Observation], keys: Sequence[str]) -> tuple[str, ...]:
         return tuple(
-            key
-            for key in self._keys
-            if key in observation.scalars
-            and STREAM[key].kind == "scalar"
-            and STREAM[key].searchable
+            f"{key}: {count} of {len(observations)} objects have a value below what its tokenizer "
+            f"tells apart{' (zero and negative values are)' if STREAM[key].log else ''}"
+            for key, count in below_range(observations, self.codecs, keys).items()
         )
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16")
+
+def in_halves(
+    run: Callable[[Sequence[Item]], Made], items: Sequence[Item]
+) -> tuple[list[Made], int]:
+    """Run on all items, or where they do not fit into memory on halves, and halves of these.
+
+    Returns:
+        What the runs gave, in order, and the largest number of items that fitted.
+    """
+    try:
+        return [run(items)], len(items)
+    except RuntimeError as error:
+        if len(items) < 2 or not _out_of_memory(error):
+            raise
+    half = (len(items) + 1) // 2  # outside the handler, which keeps the memory of what failed
+    log.warning("%d objects do not fit into memory at once: taking %d at a time", len(items), half)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    first, fits = in_halves(run, items[:half])
+    second, also = in_halves(run, items[half:])
+    return first + second, min(fits, half) if also >= len(items) - half else min(fits, also)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    # a CPU raises no error of its own kind
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -15,17 +15,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, UInt16
+from jaxtyping import Bool, Float32, Int64, UInt16
 from numpy import ndarray
 from torch import Tensor
 
 from training.artifact import Codec
 from training.modalities import STREAM
-from training.observations import Image, Observation, Spectrum
+from training.observations import Observation
+from training.tokenizers import ellipses as ellipses_tokenizer
+from training.tokenizers import field as field_tokenizer
 from training.tokenizers import image as image_tokenizer
 from training.tokenizers import spectrum as spectrum_tokenizer
+from training.tokenizers.ellipses import PADDING, EllipsesTokenizer, EllipseTensors
+from training.tokenizers.field import FieldTokenizer
 from training.tokenizers.image import ImageTokenizer
+from training.tokenizers.scalar import GridTokenizer, ScalarTokenizer
 from training.tokenizers.spectrum import SpectrumTokenizer
+from training.tokenizers.xp import MultiScalarTokenizer
 from training.transformer_config import Domain
 
 MAX_BATCH = 8  # objects through the tokenizers at once; more is slower on a CPU (cache)
@@ -38,56 +44,131 @@ def tokenize(
     codecs: Mapping[str, Codec],
     keys: Sequence[str],
     rows: Iterable[int] | None = None,
+    *,
+    device: str = "cpu",
+    at_once: int = MAX_BATCH,
 ) -> Tokens:
     """Tokens of every given stream, for all observations or those at `rows`.
 
+    A stream has one length for all objects, except `catalog`: five tokens a source, no padding.
+
     Args:
         observations: What was seen.
-        codecs: Tokenizers by codec name, for each of `keys`.
-        keys: Token streams to make. Images go to the stream of their bands, spectra to that of
-            their survey or to the one that there is, since they share one tokenizer.
+        codecs: Tokenizers by codec name, for each of `keys`, on `device`.
+        keys: Token streams to make, see `streams_of`.
         rows: Indices into `observations`.
+        device: Where tokens are made and left.
+        at_once: Objects through a network at once.
+
+    Raises:
+        ValueError: a tokenizer refuses what was seen.
     """
     chosen = sorted(range(len(observations)) if rows is None else set(rows))
-    tokens: Tokens = defaultdict(dict)
+    members: dict[str, list[int]] = defaultdict(list)
+    for row in chosen:
+        for key in streams_of(keys, observations[row]):
+            members[key].append(row)
+    tokens: Tokens = {}
     with torch.inference_mode():
-        for start in range(0, len(chosen), MAX_BATCH):
-            some = [(row, observations[row]) for row in chosen[start : start + MAX_BATCH]]
-            images: dict[str, dict[int, Image]] = defaultdict(dict)
-            spectra: dict[str, dict[int, Spectrum]] = defaultdict(dict)
-            for row, seen in some:
-                image_key, spectrum_key = key_of_image(keys, seen), key_of_spectrum(keys, seen)
-                if image_key is not None and seen.image is not None:
-                    images[image_key][row] = seen.image
-                if spectrum_key is not None and seen.spectrum is not None:
-                    spectra[spectrum_key][row] = seen.spectrum
-            for image_key, mine in images.items():
-                image_codec = codecs[STREAM[image_key].codec]
-                assert isinstance(image_codec, ImageTokenizer)
-                stacked = image_tokenizer.stack(list(mine.values()))
-                flux = stacked.flux_nmgy.contiguous(memory_format=torch.channels_last)
-                codes = image_codec.encode(flux, stacked.channels)
-                tokens[image_key].update(zip(mine, codes, strict=True))
-            for spectrum_key, these in spectra.items():
-                spectrum_codec = codecs[STREAM[spectrum_key].codec]
-                assert isinstance(spectrum_codec, SpectrumTokenizer)
-                padded = spectrum_tokenizer.stack(list(these.values()))
-                codes = spectrum_codec.encode(
-                    padded.flux, padded.ivar, padded.mask, padded.wavelength_angstrom
-                )
-                tokens[spectrum_key].update(zip(these, codes, strict=True))
+        for key in keys:  # in this order, whatever the first object has
+            mine = members.get(key, [])
+            step = at_once if STREAM[key].kind in _NETWORKS else max(len(mine), 1)
+            for start in range(0, len(mine), step):
+                some = mine[start : start + step]
+                seen = [observations[row] for row in some]
+                codes = _encode(key, seen, codecs[STREAM[key].codec], device)
+                tokens.setdefault(key, {}).update(zip(some, codes, strict=True))
+    return tokens
+
+
+_NETWORKS = ("image", "spectrum", "field")  # tokenized by a network, the others by a table
+
+
+def streams_of(keys: Sequence[str], seen: Observation) -> tuple[str, ...]:
+    """Those of some streams that an observation has something for, in the order of `keys`.
+
+    Images go to the stream of their bands; spectra to that of their survey, or to the one that
+    there is, since they share one tokenizer.
+    """
+    image, spectrum = key_of_image(keys, seen), key_of_spectrum(keys, seen)
+
+    def has(key: str) -> bool:
+        match STREAM[key].kind:
+            case "image":
+                return key == image
+            case "spectrum":
+                return key == spectrum
+            case "field":
+                return seen.object_mask is not None
+            case "ellipses":
+                return seen.ellipses is not None and len(seen.ellipses.x) > 0
+            case "multi_scalar":
+                return _coefficients(key, seen) is not None
+            case "scalar" | "grid":
+                return key in seen.scalars
+
+    return tuple(key for key in keys if has(key))
+
+
+def below_range(
+    observations: Iterable[Observation], codecs: Mapping[str, Codec], keys: Sequence[str]
+) -> dict[str, int]:
+    """How many values of each scalar stream lie below all that its tokenizer tells apart.
+
+    Such are negative parallaxes and fluxes: in a logarithmic stream they all get one code.
+    """
+    values: dict[str, list[float]] = defaultdict(list)
+    for seen in observations:
         for key in keys:
-            values = {
-                row: observations[row].scalars[key]
-                for row in chosen
-                if key in observations[row].scalars
-            }
-            if values and STREAM[key].kind in ("scalar", "grid"):
-                scalar_codec = codecs[STREAM[key].codec]
-                assert not isinstance(scalar_codec, ImageTokenizer | SpectrumTokenizer)
-                codes = scalar_codec.encode(torch.tensor(list(values.values())))
-                tokens[key].update(zip(values, codes, strict=True))
-    return dict(tokens)
+            if key in seen.scalars:
+                values[key].append(seen.scalars[key])
+    counts = {}
+    for key, mine in values.items():
+        codec = codecs[STREAM[key].codec]
+        if isinstance(codec, ScalarTokenizer):
+            there = torch.tensor(mine, device=codec.quantizer.table.device)
+            counts[key] = int(codec.below_range(there).sum())
+    return {key: count for key, count in counts.items() if count}
+
+
+def _encode(
+    key: str, seen: Sequence[Observation], codec: Codec, device: str
+) -> Sequence[Int64[Tensor, " _"]]:
+    """Tokens of one stream, which every observation has something for."""
+    match codec:
+        case ImageTokenizer():
+            images = image_tokenizer.stack([each.image for each in seen if each.image])
+            flux = images.flux_nmgy.to(device).contiguous(memory_format=torch.channels_last)
+            return list(codec.encode(flux, images.channels.to(device)))
+        case SpectrumTokenizer():
+            spectra = spectrum_tokenizer.stack([each.spectrum for each in seen if each.spectrum])
+            return list(
+                codec.encode(
+                    spectra.flux.to(device),
+                    spectra.ivar.to(device),
+                    spectra.mask.to(device),
+                    spectra.wavelength_angstrom.to(device),
+                )
+            )
+        case FieldTokenizer():
+            masks = field_tokenizer.stack([each.object_mask for each in seen if each.object_mask])
+            return list(codec.encode(masks.to(device)))
+        case EllipsesTokenizer():
+            sources = ellipses_tokenizer.stack([each.ellipses for each in seen if each.ellipses])
+            on_device = EllipseTensors(sources.values.to(device), sources.present.to(device))
+            return [codes[codes != PADDING] for codes in codec.encode(on_device)]
+        case MultiScalarTokenizer():
+            coefficients = np.array([_coefficients(key, each) for each in seen])
+            return list(codec.encode(torch.from_numpy(coefficients).to(device)))
+        case ScalarTokenizer() | GridTokenizer():
+            values = torch.tensor([each.scalars[key] for each in seen], device=device)
+            return list(codec.encode(values))
+
+
+def _coefficients(key: str, seen: Observation) -> Float32[ndarray, " 55"] | None:
+    if seen.xp is None:
+        return None
+    return seen.xp.bp if STREAM[key].quantity == "bp" else seen.xp.rp
 
 
 def key_of_image(keys: Sequence[str], seen: Observation) -> str | None:
@@ -173,7 +254,7 @@ def pack(
         codes = np.zeros((len(observations), domain.num_tokens), dtype=np.uint16)
         there = np.zeros(len(observations), dtype=bool)
         for row, values in made.get(key, {}).items():
-            codes[row] = values.numpy()
+            codes[row, : len(values)] = values.numpy()
             there[row] = True
         tokens[key], present[key] = codes, there
     return TokenShard(tokens=tokens, present=present, objects=np.array(objects, dtype=np.int64))

@@ -8,10 +8,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.blocks import Attention, GatedMLP
+from training.blocks import Attention, GatedMLP, Packing, attend_jagged, attend_within
 from training.modalities import STREAM
 from training.transformer import Transformer, sin_cos_positions
-from training.transformer_config import Domain, TransformerConfig
+from training.transformer_config import (
+    Domain,
+    TransformerConfig,
+    from_released,
+    infer_qk_norm,
+    released_values,
+)
 
 SMALL = TransformerConfig(
     dim=32,
@@ -230,3 +236,74 @@ def test_wrong_sizes_are_refused(change: dict[str, object], message: str) -> Non
 
     with pytest.raises(ValueError, match=message):
         TransformerConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_packed_attention_is_the_same_by_runs_and_as_nested_tensors() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 20, 3, 8)
+    packing = Packing((5, 5, 3, 7))
+
+    with torch.no_grad():
+        by_runs, nested = attend_within(q, k, v, packing), attend_jagged(q, k, v, packing)
+
+    torch.testing.assert_close(by_runs, nested)
+    alone = attend_within(q[10:13], k[10:13], v[10:13], Packing((3,)))
+    torch.testing.assert_close(by_runs[10:13], alone)
+
+
+def test_a_sequence_must_be_fed_and_has_room_for_so_many() -> None:
+    config = TransformerConfig(domains_in={"catalog": Domain(vocabulary=300, grid=(50, 1))}, dim=12)
+    model = Transformer(config).eval()
+    encoded = model.encode({"catalog": torch.randint(300, (1, 15))})
+    queries = torch.arange(5)[None]
+
+    with pytest.raises(ValueError, match="catalog is a sequence: give the codes before"):
+        model.decode(encoded, queries, torch.ones_like(queries, dtype=torch.bool))
+    with pytest.raises(ValueError, match="catalog has 1 to 50 tokens, got 51"):
+        model.encode({"catalog": torch.zeros(1, 51, dtype=torch.long)})
+
+
+@pytest.mark.parametrize("config", [SMALL, TransformerConfig.base(), TransformerConfig.xl()])
+def test_a_configuration_comes_back_from_its_file(config: TransformerConfig) -> None:
+    values = released_values(config)
+
+    assert from_released(values) == config
+    assert ("domains" in values) == ("released_layout" in values) == (config is SMALL)
+
+
+def test_an_absent_key_means_what_the_reference_takes_it_for() -> None:
+    values = {
+        "domains_in": ["tok_z"], "domains_out": ["tok_z"], "act_layer": "SiLU", "norm_bias": False,
+        "gated_mlp": True,
+    }  # fmt: skip
+    config = from_released(values)
+
+    assert (config.dim, config.encoder_depth, config.num_heads) == (768, 12, 12)
+    assert config.qkv_bias
+    assert not config.qk_norm
+    assert infer_qk_norm(values, ["encoder.0.attn.q_norm.weight"]) == values | {"qk_norm": True}
+    assert infer_qk_norm(values, ["encoder.0.attn.qkv.weight"]) == values | {"qk_norm": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 3}, "unknown key 'depth', expected one of act_layer"),
+        ({"num_register_tokens": 4}, "num_register_tokens: only 0 is supported, got 4"),
+        ({"gated_mlp": None}, "gated_mlp: only True is supported, got no key, which means False"),
+        ({"act_layer": "GELU"}, "act_layer: only 'SiLU' is supported, got 'GELU'"),
+        ({"norm_bias": None}, "no key 'norm_bias'"),
+        ({"dim": "wide"}, "dim: .*valid integer"),
+        ({"domains_in": "tok_z"}, "domains_in: expected a list of streams, got str"),
+        ({"domains_out": ["tok_ra"]}, "domains_out has 'tok_ra', which domains_in lacks"),
+        ({"domains": {"tok_ra": {}}}, "domains: 'tok_ra' is not in domains_in"),
+    ],
+)
+def test_what_a_file_may_not_say_is_named(change: dict[str, object], message: str) -> None:
+    values = {**released_values(TransformerConfig.base()), "domains_in": ["tok_z"],
+              "domains_out": ["tok_z"]} | change  # fmt: skip
+    values = {key: value for key, value in values.items() if value is not None}
+
+    with pytest.raises(ValueError, match=message):
+        from_released(values)

@@ -174,8 +174,8 @@ def _constants(config: CodecConfig) -> dict[str, Tensor]:
                 "latent_grid.length": torch.tensor(config.num_wavelengths),
             }
         case EllipsesTokenizerConfig():
-            side = torch.tensor(IMAGE_SIZE)
-            return {f"_quantizer.quantizers.{axis}._codebook_size": side for axis in "XY"}
+            names = [f"_quantizer.quantizers.{axis}._codebook_size" for axis in "XY"]
+            return {name: torch.tensor(IMAGE_SIZE) for name in names}  # a file shares no tensor
         case _:
             return {}
 

@@ -230,11 +230,11 @@ def _own(query: Query, encoder: Encoder | None) -> list[_Candidate]:
     assert encoder is not None
     candidates = []
     for observation in observations:
-        embedded = encoder.embed([observation])
-        if not embedded.views:
+        if not encoder.views(observation):
             raise ValueError(
                 f"{observation.source}: this sky's encoder reads nothing of what it holds"
             )
+        embedded = encoder.embed([observation])
         vectors = {
             view: encoder.search_vectors(embedded.vectors[row : row + 1], view)[0]
             for row, view in enumerate(embedded.views)

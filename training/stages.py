@@ -279,14 +279,17 @@ def _embed_file(task: _VectorTask) -> dict[str, ViewVectors]:
     for batch in reader(task.recipe.data.survey).read(task.file):
         seen: Sequence[Observation] = batch.observations[:left]
         left -= len(seen)
+        read = [number for number, one in enumerate(seen) if _encoders[0].views(one)]
         copies = [
-            disturb(one, rng, settings.augmentation) for one in seen for _ in range(settings.copies)
+            disturb(seen[number], rng, settings.augmentation)
+            for number in read
+            for _ in range(settings.copies)
         ]
         embedded = _encoders[0].embed(copies)
         for row, view, vector in zip(
             embedded.rows.tolist(), embedded.views, embedded.vectors, strict=True
         ):
-            objects.setdefault(view, []).append(start + row // settings.copies)
+            objects.setdefault(view, []).append(start + read[row // settings.copies])
             vectors.setdefault(view, []).append(vector)
         start += len(seen)
         if not left:

@@ -30,7 +30,8 @@ def without_memory() -> Iterator[None]:
             twins[id(parameter)] = parameter, nn.Parameter(parameter.detach().to("meta"))
         return twins[id(parameter)][1]
 
-    hook = register_module_parameter_registration_hook(replace)
+    # its annotation forgets that what a hook returns takes the place of the parameter
+    hook = register_module_parameter_registration_hook(replace)  # type: ignore[arg-type]
     try:
         with _WithoutFilling():
             yield

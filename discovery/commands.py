@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +17,8 @@ from discovery.query import DEFAULT_RADIUS_ARCSEC, Query, parse_cone
 from discovery.results import Hits
 from discovery.seeds import angle_text
 from discovery.sky import open as open_sky
+from training.encoder import load as load_encoder
+from training.progress import progress_bars
 
 commands = typer.Typer()
 
@@ -101,24 +103,93 @@ def search_command(
 
 @commands.command(
     "evaluate",
-    epilog="Example: skykin evaluate my_sky --labels labels.csv --label spiral",
+    epilog="Examples: skykin evaluate my_sky --labels labels.csv --label spiral; "
+    "skykin evaluate gz10/ legacysurvey/ --protocol morphology --encoder polymathic-ai/aion-base",
 )
 def evaluate_command(
-    sky: SkyFolder,
-    labels: Annotated[
-        Path, typer.Option(help="CSV: object_id and one column a label, 0 to 1, blank = unknown.")
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SKY | FILES...",
+            help="A sky, or with --protocol Multimodal Universe files or folders of them: labels, "
+            "images, spectra; objects are matched across them.",
+        ),
     ],
-    label: Annotated[str, typer.Option(help="The label to measure.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV: object_id and one column a label, 0 to 1, blank = unknown."),
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="The label to measure.")] = None,
     query_above: Annotated[
-        float, typer.Option(help="Objects of higher relevance are the queries.")
-    ] = 0.9,
+        float | None, typer.Option(help="Objects of higher relevance are the queries; 0.9.")
+    ] = None,
     view: Annotated[
         str | None, typer.Option(help="View to search in; by default the sky's first.")
     ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="Measure an encoder instead: morphology, properties or redshift."),
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="With --protocol: nano (default), a folder, or a Hub id.")
+    ] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            help="linear or mlp on mean vectors; attentive or attentive-mlp on tokens; by default "
+            "the paper's."
+        ),
+    ] = None,
+    modalities: Annotated[
+        str | None,
+        typer.Option(help="Which of photometry,image,spectrum the encoder reads."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the first split; 0.")] = None,
+    splits: Annotated[
+        int | None, typer.Option(min=1, help="Random splits, 80 % to learn from; 3.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Take that many objects at most, drawn by the seed.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Measure nDCG@10 on labelled objects, its bootstrap error, and the level of chance."""
-    found = evaluate(open_sky(sky), labels, label, query_above=query_above, view=view)
+    """Measure a sky: nDCG@10 on labelled objects, its bootstrap error, and the level of chance.
+
+    With --protocol, measure an encoder: how well a small head predicts morphology (gz10_label),
+    galaxy properties (PROVABGS) or redshifts from it, beside the published AION-1.
+    """
+    of_sky = {
+        "--labels": labels, "--label": label, "--query-above": query_above, "--view": view
+    }  # fmt: skip
+    of_protocol = {
+        "--encoder": encoder, "--probe": probe, "--modalities": modalities, "--seed": seed,
+        "--splits": splits, "--limit": limit,
+    }  # fmt: skip
+    strange = [
+        name for name, value in (of_sky if protocol else of_protocol).items() if value is not None
+    ]
+    if strange:
+        goes = "a sky is measured" if protocol else "--protocol is given"
+        raise ValueError(f"{strange[0]} has a meaning only where {goes}")
+    if protocol is not None:
+        _evaluate_protocol(
+            [Path(source) for source in sources],
+            protocol,
+            encoder or "nano",
+            as_json=as_json,
+            probe=probe,
+            modalities=None if modalities is None else modalities.split(","),
+            seed=seed or 0,
+            repeats=splits or 3,
+            limit=limit,
+        )
+        return
+    if labels is None or label is None:
+        raise ValueError("a sky needs --labels and --label, files need --protocol")
+    if len(sources) != 1:
+        raise ValueError(f"expected one sky, got {len(sources)}: {', '.join(sources)}")
+    above = 0.9 if query_above is None else query_above
+    found = evaluate(open_sky(sources[0]), labels, label, query_above=above, view=view)
     if as_json:
         print(json.dumps(found.to_json(), allow_nan=False))
         return
@@ -133,6 +204,25 @@ def evaluate_command(
         f"precision@{found.k} {found.precision:.3f}, {found.num_queries:,} queries, "
         f"corpus {found.num_corpus:,}"
     )
+
+
+def _evaluate_protocol(
+    files: list[Path], protocol: str, encoder: str, *, as_json: bool, **settings: Any
+) -> None:
+    """Run a protocol with those settings of `measure`, and print what it gives."""
+    # imported here because scikit-learn takes a second, which a search need not wait for
+    from discovery.protocol_table import closing_line, remarks, table_of
+    from training.protocols import measure
+
+    with progress_bars() as show:
+        measured = measure(files, protocol, load_encoder(encoder), show=show, **settings)
+    if as_json:
+        print(json.dumps({"encoder": encoder, **measured.to_json()}, allow_nan=False))
+        return
+    _console().print(table_of(measured, encoder))
+    for remark in remarks(measured):
+        typer.echo(remark)
+    typer.echo(closing_line(measured, encoder))
 
 
 def print_hits(hits: Hits) -> None:
@@ -151,8 +241,12 @@ def print_hits(hits: Hits) -> None:
             table.add_column(name, justify="right" if _SHOWN[name] else "left", no_wrap=True)
     for row in zip(*(hits.table[name].tolist() for name in shown), strict=True):
         table.add_row(*(_cell(value, _SHOWN[name]) for name, value in zip(shown, row, strict=True)))
+    _console().print(table)
+
+
+def _console() -> Console:
     terminal = sys.stdout.isatty()
-    Console(width=None if terminal else _WIDTH_WITHOUT_TERMINAL, markup=False).print(table)
+    return Console(width=None if terminal else _WIDTH_WITHOUT_TERMINAL, markup=False)
 
 
 def _cell(value: str | float | int | None, how: str) -> str:

@@ -89,7 +89,7 @@ def test_a_tensor_of_another_size_is_cropped_or_padded_as_an_image_is(side: int)
     codes = model.encode(whole, batch.channels)
 
     assert torch.equal(codes, model.encode(batch.flux_nmgy, batch.channels))
-    assert len(codes.unique()) > 1
+    assert codes.min() < codes.max()
 
 
 @torch.inference_mode()

@@ -91,3 +91,26 @@ def test_the_saved_grid_is_believed_over_the_configuration() -> None:
     other = GridTokenizer(GridTokenizerConfig(num_bins=16, highest=1.0))
     other.load_state_dict(released.state_dict())
     assert float(other.decode(torch.tensor([[15]]))[0]) == 6.0
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_what_lies_below_the_range_is_told(log: bool) -> None:
+    tokenizer, values = fitted(log=log)
+    below = torch.tensor([-30.0, -0.5])
+    assert tokenizer.below_range(below).tolist() == [True, True]
+    assert not tokenizer.below_range(values).any()
+    assert tokenizer.encode(below).flatten().tolist() == [0, 0]
+
+
+def test_a_negative_parallax_is_told_even_where_the_table_starts_at_its_floor() -> None:
+    tokenizer = ScalarTokenizer(ScalarTokenizerConfig(num_bins=8, log=True))
+    tokenizer.fit(torch.linspace(-1, 10, 100))
+    values = torch.tensor([-2.0, 0.0, 0.04, 0.06, 5.0])
+    assert tokenizer.below_range(values).tolist() == [True, True, True, False, False]
+
+
+def test_a_reservoir_keeps_quantiles_of_the_fit() -> None:
+    values = torch.arange(1001).float()
+    tokenizer = ScalarTokenizer(ScalarTokenizerConfig(num_bins=8, reservoir_size=101))
+    tokenizer.fit(values)
+    assert torch.equal(tokenizer.quantizer.reservoir, values[::10])

@@ -184,3 +184,24 @@ def test_the_released_size_can_be_built() -> None:
 def test_impossible_sizes_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SpectrumTokenizerConfig(**change)  # type: ignore[arg-type]
+
+
+@torch.inference_mode()
+def test_decoding_at_asked_wavelengths_masks_what_lies_outside_the_grid() -> None:
+    model = tokenizer()
+    tokens = torch.randint(
+        0, 1024, (2, model.num_tokens), generator=torch.Generator().manual_seed(0)
+    )
+    grid = model.grid_angstrom
+    on_grid = model.decode(tokens)
+    middle = (grid[10] + grid[11]) / 2
+    asked = torch.stack([grid[0] - 1, grid[0], middle, grid[11], grid[-1], grid[-1] + 1])
+
+    found = model.decode(tokens, asked.expand(2, -1))
+
+    expected = (on_grid.flux[:, 10] + on_grid.flux[:, 11]) / 2
+    torch.testing.assert_close(found.flux[:, 2], expected)
+    torch.testing.assert_close(found.flux[:, [1, 3, 4]], on_grid.flux[:, [0, 11, -1]])
+    assert (found.flux[:, [0, 5]] == 0).all()
+    assert found.mask[:, [0, 5]].all()
+    assert torch.equal(found.mask[:, [1, 3, 4]], on_grid.mask[:, [0, 11, -1]])

@@ -52,21 +52,25 @@ class MultiScalarTokenizer(nn.Module):
     def encode(self, values: Float[Tensor, "b scalar"]) -> Int64[Tensor, "b scalar"]:
         """Give each number its bin. Raises ValueError on NaN."""
         refuse_nan(values)
-        columns = self._compress(values.float()).T
+        # Column by column: whole, the arcsinh of a CPU rounds otherwise than the release's.
+        columns = (self._compress(column) for column in values.float().unbind(dim=1))
         pairs = zip(self._tables(), columns, strict=True)
         return torch.stack([quantizer.encode(column) for quantizer, column in pairs], dim=1)
 
     def decode(self, tokens: Int64[Tensor, "b scalar"]) -> Float[Tensor, "b scalar"]:
         """Give the upper edge of each bin, in the unit of the fitted values."""
-        pairs = zip(self._tables(), tokens.T, strict=True)
-        values = torch.stack([quantizer.decode(codes) for quantizer, codes in pairs], dim=1)
-        for _ in range(self.config.num_arcsinh):
-            values = values.sinh()
-        return values
+        pairs = zip(self._tables(), tokens.unbind(dim=1), strict=True)
+        columns = [self._expand(quantizer.decode(codes)) for quantizer, codes in pairs]
+        return torch.stack(columns, dim=1)
 
     def _compress(self, values: Tensor) -> Tensor:
         for _ in range(self.config.num_arcsinh):
             values = values.asinh()
+        return values
+
+    def _expand(self, values: Tensor) -> Tensor:
+        for _ in range(self.config.num_arcsinh):
+            values = values.sinh()
         return values
 
     def _tables(self) -> list[QuantileQuantizer]:

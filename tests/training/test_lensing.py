@@ -9,10 +9,12 @@ import pytest
 import torch
 from lenstronomy.LensModel.lens_model import LensModel
 from lenstronomy.LensModel.Solver.lens_equation_solver import LensEquationSolver
+from lenstronomy.LightModel.light_model import LightModel
 from lenstronomy.Util.param_util import phi_q2_ellipticity
 
 from training.sky import lensing
-from training.sky.canvas import axis_arcsec
+from training.sky.canvas import PIXEL_AREA, axis_arcsec
+from training.sky.lens_population import with_clumps
 from training.sky.objects import Clump, LensedSource, Mass
 from training.sky.population import draw_object
 from training.sky.starlight import Starlight
@@ -121,6 +123,72 @@ def test_clumps_share_the_light_and_are_lensed_from_where_they_are() -> None:
     np.testing.assert_allclose(
         arcs_of(replace(SOURCE, clumps=(clump,))), arcs_of(moved), atol=0.004 * arcs_of(moved).max()
     )
+
+
+@pytest.mark.parametrize("kind", ["lens", "group_lens"])
+def test_arcs_of_drawn_lenses_are_those_of_lenstronomy(kind: str) -> None:
+    source = draw_object(kind, np.random.default_rng(7)).source
+    assert source is not None
+    source = with_clumps(source, np.random.default_rng(8))
+    axis = axis_arcsec(CPU).numpy().astype(np.float64)[64:192]
+    x, y = (grid.ravel() for grid in np.meshgrid(axis, axis))
+    model, parameters = oracle(source)
+    beta_x, beta_y = model.ray_shooting(x, y, parameters)
+    smooth = Clump(
+        light=1 - sum(clump.light for clump in source.clumps), x_arcsec=0.0, y_arcsec=0.0,
+        radius_arcsec=source.radius_arcsec, axis_ratio=source.axis_ratio,
+        angle_deg=source.angle_deg,
+    )  # fmt: skip
+    expected = np.zeros(len(x))
+    for clump in (smooth, *source.clumps):
+        e1, e2 = phi_q2_ellipticity(np.deg2rad(clump.angle_deg), clump.axis_ratio)
+        disc = {
+            # lenstronomy's radius is the geometric mean of the axes
+            "R_sersic": clump.radius_arcsec * np.sqrt(clump.axis_ratio), "n_sersic": 1.0,
+            "e1": float(e1), "e2": float(e2), "center_x": source.x_arcsec + clump.x_arcsec,
+            "center_y": source.y_arcsec + clump.y_arcsec,
+        }  # fmt: skip
+        profile = LightModel(["SERSIC_ELLIPSE"])
+        whole = profile.total_flux([{**disc, "amp": 1.0}])[0]
+        light = profile.surface_brightness(beta_x, beta_y, [{**disc, "amp": clump.light / whole}])
+        expected += light * PIXEL_AREA
+
+    found = arcs_of(source)[64:192, 64:192].ravel()
+
+    # sharp cores differ most: exponentials end in a cusp
+    assert np.abs(found - expected).sum() < 0.01 * expected.sum()
+
+
+def images_of(kind: str, num: int) -> list[LensedSource]:
+    things = [draw_object(kind, np.random.default_rng([5, seed])) for seed in range(num)]
+    return [thing.source for thing in things if thing.source is not None]
+
+
+def test_arcs_doubles_quads_and_rings_come_in_a_sensible_mixture() -> None:
+    sources = images_of("lens", 60)
+    maps = lensing.arc_maps(sources, [0.0] * 60, [0.0] * 60, CPU).numpy()
+    axis = axis_arcsec(CPU).numpy()
+    around = np.degrees(np.arctan2(axis[:, None], axis[None, :])) % 360
+    covered = np.array(
+        [len(np.unique(around[light > 0.15 * light.max()] // 5)) * 5 for light in maps]
+    )
+    num_images = np.array([len(lens_images(source)[0]) for source in sources[:40]])
+
+    assert 0.02 < (covered > 270).mean() < 0.3  # rings are a minority
+    assert (covered < 180).mean() > 0.45  # arcs and doubles
+    assert (num_images >= 4).mean() > 0.1
+    assert ((num_images == 2) | (num_images == 3)).mean() > 0.4
+    radii = [source.masses[0].einstein_radius_arcsec for source in sources]
+    assert np.ptp(radii) > 1.2
+
+
+def test_groups_make_wider_arcs_than_galaxies() -> None:
+    galaxy, group = (
+        np.median([source.masses[0].einstein_radius_arcsec for source in images_of(kind, 60)])
+        for kind in ("lens", "group_lens")
+    )
+
+    assert group > 2 * galaxy
 
 
 def test_without_mass_a_source_keeps_its_light() -> None:

@@ -135,6 +135,13 @@ def test_what_is_read_is_what_was_drawn(sky: Path) -> None:
         np.testing.assert_array_equal(one.image.flux, other.image.flux)
         np.testing.assert_array_equal(one.image.ivar, other.image.ivar)
         np.testing.assert_array_equal(one.image.mask, other.image.mask)
+        assert one.object_mask is not None
+        assert other.object_mask is not None
+        np.testing.assert_array_equal(one.object_mask.value, other.object_mask.value)
+        assert one.ellipses is not None
+        assert other.ellipses is not None
+        np.testing.assert_array_equal(one.ellipses.x, other.ellipses.x)
+        np.testing.assert_array_equal(one.ellipses.shape_e1, other.ellipses.shape_e1)
         assert (one.spectrum is None) == (other.spectrum is None)
         if one.spectrum is not None and other.spectrum is not None:
             np.testing.assert_array_equal(one.spectrum.flux, other.spectrum.flux)

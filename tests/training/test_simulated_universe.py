@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from training.sky.starlight import StarSurface
-from training.surveys import simulated
+from training.surveys import multimodal_universe, simulated
 from training.surveys.gaia_spectra import seen_by_gaia
 from training.surveys.simulated import SkyConfig, clear_sky
 from training.surveys.simulated_drawing import draw_seen
@@ -58,7 +59,7 @@ def test_columns_are_those_of_the_multimodal_universe(universe: Path) -> None:
     assert not image["image_ivar"][~image["image_mask"]].any()
     assert image["catalog_X"].shape == image["catalog_SHAPE_R"].shape == (8, 20)
     assert np.abs(image["catalog_X"][:, 0] - 47.5).max() < 2  # nearest to the centre first
-    assert set(np.unique(image["object_mask"])) <= {0, 1, 3, 5}
+    assert {0, 1} < set(np.unique(image["object_mask"])) <= {0, 1, 3, 5}
     assert {"EBV", "SHAPE_R", "SHAPE_E1", "SHAPE_E2", "FLUX_W1", "TYPE", "healpix"} <= set(image)
     desi = columns(universe, "desi")
     assert desi["spectrum_flux"].shape == (4, 7781)
@@ -68,6 +69,62 @@ def test_columns_are_those_of_the_multimodal_universe(universe: Path) -> None:
     assert sdss["spectrum_flux"].shape == (4, 3840)
     assert {"Z_ERR", "ZWARNING", "SPECTROFLUX", "VDISP"} <= set(sdss)
     assert columns(universe, "gaia")["coeff"].shape == (4, 110)
+
+
+def test_what_is_handed_over_is_what_the_files_hold(universe: Path) -> None:
+    drawn = {o.object_id: o for o in simulated.draw(SKY)}
+    found = []
+    for file in multimodal_universe.list_files(universe / "legacysurvey"):
+        for batch in multimodal_universe.read(file):
+            assert not batch.skipped
+            found += batch.observations
+    assert len(found) == len(drawn)
+    for read in found:
+        made = drawn[read.source_id]
+        assert made.object_mask is not None
+        assert read.object_mask is not None
+        np.testing.assert_array_equal(read.object_mask.value, made.object_mask.value)
+        assert made.ellipses is not None
+        assert read.ellipses is not None
+        for name in ("x", "y", "shape_e1", "shape_e2", "shape_r_arcsec"):
+            np.testing.assert_array_equal(
+                getattr(read.ellipses, name), getattr(made.ellipses, name)
+            )
+        assert {f"tok_flux_w{n}" for n in range(1, 5)} | {"tok_ebv"} <= set(read.scalars)
+        for key, value in read.scalars.items():
+            assert made.scalars[key] == value, key
+
+
+def test_stars_move_and_stand_where_gaia_says(universe: Path) -> None:
+    gaia = columns(universe, "gaia")
+    drawn = {o.object_id: o for o in simulated.draw(SKY)}
+
+    for row, name in enumerate(gaia["simulated_id"]):
+        made = drawn[name.decode()]
+        assert made.scalars["tok_ra"] == gaia["ra"][row]
+        for column in ("pmra", "pmdec"):
+            assert made.catalogue[f"{column}_mas_per_yr"] == gaia[column][row] != 0
+
+
+def test_dust_of_the_milky_way_dims_all_that_is_measured() -> None:
+    dusty, clear = replace(SKY, galactic_ebv_mag=0.3), SKY
+    index = next(
+        k
+        for k, kind in enumerate(plan(SKY).kinds)
+        if kind == "star" and plan(SKY).has_spectrum[k] and plan(SKY).has_xp[k]
+    )
+    (through,) = draw_seen(dusty, plan(dusty), [index])
+    (bare,) = draw_seen(clear, plan(clear), [index])
+
+    assert bare.ebv_mag == 0
+    assert 0.05 < through.ebv_mag < 1.5
+    dimmer_mag = 2.5 * np.log10(bare.flux_nmgy / through.flux_nmgy) / through.ebv_mag
+    # legacysurvey.org/dr10/catalogs: A / E(B-V) in griz
+    np.testing.assert_allclose(dimmer_mag, [3.214, 2.165, 1.592, 1.211], rtol=0.15)
+    assert bare.gaia is not None
+    assert through.gaia is not None
+    assert through.gaia.flux_bp / through.gaia.flux_rp < bare.gaia.flux_bp / bare.gaia.flux_rp
+    assert through.gaia.parallax_mas == bare.gaia.parallax_mas  # it is no farther away
 
 
 def test_a_folder_that_exists_is_left_alone(universe: Path) -> None:

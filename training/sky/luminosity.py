@@ -53,9 +53,18 @@ def _redshift_at(modulus_mag: float) -> float:
     return float(np.interp(modulus_mag, table.modulus_mag, table.redshift))
 
 
-def _arcsec(radius_kpc: float, redshift: float) -> float:
+def angular_radius_arcsec(radius_kpc: float, redshift: float) -> float:
+    """Under what angle that length is seen."""
     table = distances()
     return radius_kpc / float(np.interp(redshift, table.redshift, table.kpc_per_arcsec))
+
+
+def lensing_efficiency(redshift: float, source_redshift: float) -> float:
+    """Distance from lens to source over that from us to the source, 0 to 1."""
+    table = distances()
+    comoving = table.kpc_per_arcsec * (1 + table.redshift)
+    near, far = np.interp([redshift, source_redshift], table.redshift, comoving)
+    return float(1 - near / far)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +92,7 @@ def nearby(rng: np.random.Generator, *, absolute_r: float, scatter_mag: float, e
             log_kpc = rng.normal(0.52 + 0.25 * fainter, 0.11)
         else:
             log_kpc = rng.normal(0.65 + 0.17 * fainter, 0.14)
-        radius = _arcsec(10**log_kpc, redshift)
+        radius = angular_radius_arcsec(10**log_kpc, redshift)
         if 1.35 < radius < 8.0:
             break
     return Size(mag, luminosity, redshift, float(np.clip(radius, 1.35, 8.0)))
@@ -97,5 +106,7 @@ def luminous_red(rng: np.random.Generator) -> Size:
         modulus = float(np.interp(redshift, distances().redshift, distances().modulus_mag))
         mag = luminosity + modulus + 1.2 * redshift  # K correction of old stars in r
         if 16.5 < mag < 20.0:
-            radius = _arcsec(10 ** rng.normal(0.52 - 0.22 * (luminosity + 20.5), 0.1), redshift)
+            radius = angular_radius_arcsec(
+                10 ** rng.normal(0.52 - 0.22 * (luminosity + 20.5), 0.1), redshift
+            )
             return Size(mag, luminosity, redshift, float(np.clip(radius, 1.0, 6.0)))

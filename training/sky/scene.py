@@ -51,8 +51,8 @@ class Conditions:
 
 
 @dataclass(frozen=True, slots=True)
-class FibreLight:
-    """Light of one population that falls into a fibre on the centre of the frame."""
+class PopulationLight:
+    """Light of one population: all of it, or what falls into a fibre."""
 
     light: Light
     redshift: float
@@ -66,7 +66,8 @@ class Drawn:
     flux: Tensor  # (object, band, y, x), nanomaggies per pixel, all four bands, on the device
     total_flux_nmgy: ndarray  # (object, band), of the object, also outside the frame
     radius_arcsec: tuple[float, ...]  # half-light; 0 = a point
-    fibre_light: tuple[tuple[FibreLight, ...], ...]
+    light: tuple[tuple[PopulationLight, ...], ...]  # all of it, as if there were no dust lanes
+    fibre_light: tuple[tuple[PopulationLight, ...], ...]  # in a fibre on the centre
 
 
 def draw_conditions(rng: np.random.Generator) -> Conditions:
@@ -217,6 +218,7 @@ def draw(
             thing.galaxies[0].radius_arcsec if thing.galaxies and thing.point is None else 0.0
             for thing in things
         ),
+        light=light.whole,
         fibre_light=light.fibre,
     )
 
@@ -224,7 +226,8 @@ def draw(
 @dataclass(frozen=True, slots=True)
 class _Budget:
     total_flux_nmgy: ndarray  # (object, band)
-    fibre: tuple[tuple[FibreLight, ...], ...]
+    whole: tuple[tuple[PopulationLight, ...], ...]
+    fibre: tuple[tuple[PopulationLight, ...], ...]
 
 
 def _add_parts(scenes: Tensor, parts: list[list[_Part]], aperture: Tensor) -> _Budget:
@@ -264,15 +267,22 @@ def _add_parts(scenes: Tensor, parts: list[list[_Part]], aperture: Tensor) -> _B
         inside.append(total(in_r * aperture[rows])[:, 0, 0])
     gained = iter(torch.cat(gains).double().cpu().numpy())
     caught = iter(torch.cat(inside).tolist())
-    whole = np.zeros((len(parts), NUM_BANDS))
-    fibre: list[list[FibreLight]] = [[] for _ in parts]
+    total_flux = np.zeros((len(parts), NUM_BANDS))
+    whole: list[list[PopulationLight]] = [[] for _ in parts]
+    fibre: list[list[PopulationLight]] = [[] for _ in parts]
     for k, rows in enumerate(rounds):
         for row in rows:
             part = parts[row][k]
-            whole[row] += part.flux_nmgy * next(gained)
-            flux_r = next(caught) * float(part.flux_nmgy[R_BAND])
-            fibre[row].append(FibreLight(part.light, part.redshift, flux_r))
-    return _Budget(whole, tuple(tuple(mine) for mine in fibre))
+            gain = next(gained)
+            total_flux[row] += part.flux_nmgy * gain
+            bare_r = float(part.flux_nmgy[R_BAND])
+            all_r = bare_r * float(gain[R_BAND]) if part.magnified else bare_r
+            whole[row].append(PopulationLight(part.light, part.redshift, all_r))
+            in_fibre_r = next(caught) * bare_r
+            fibre[row].append(PopulationLight(part.light, part.redshift, in_fibre_r))
+    return _Budget(
+        total_flux, tuple(tuple(mine) for mine in whole), tuple(tuple(mine) for mine in fibre)
+    )
 
 
 def _fibre_apertures(blur: Tensor) -> Tensor:
@@ -291,7 +301,7 @@ def _fibre_transform(device: torch.device) -> Tensor:
     return torch.fft.rfft2(inside.float())
 
 
-def spectrum_of(light: Sequence[FibreLight], wavelength_angstrom: ndarray) -> ndarray:
+def spectrum_of(light: Sequence[PopulationLight], wavelength_angstrom: ndarray) -> ndarray:
     """Noiseless spectrum of the light in the fibre, (pixel,), 1e-17 erg/s/cm2/Angstrom."""
     out = np.zeros(len(wavelength_angstrom))
     for part in light:

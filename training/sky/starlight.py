@@ -193,7 +193,7 @@ def _weights(light: Starlight) -> ndarray:
     )
 
 
-def _star_curve(star: StarSurface, wave: ndarray) -> ndarray:
+def star_curve(star: StarSurface, wave: ndarray) -> ndarray:
     """A black body with the Balmer series, metal lines and molecular bands its temperature has."""
     kelvin = star.temperature_k
     curve = (5500 / wave) ** 5 * np.expm1(1.4388e8 / (5500 * kelvin))
@@ -216,8 +216,9 @@ def _star_curve(star: StarSurface, wave: ndarray) -> ndarray:
             low, high = np.searchsorted(wave, (centre - 5 * width, centre + 5 * width))
             part = wave[low:high]
             curve[low:high] *= 1 - min(depth, 0.9) * np.exp(-0.5 * ((part - centre) / width) ** 2)
-    jump = 0.55 * balmer / (1 + np.exp((wave - 3700) / 15))
-    blanketing = 0.45 * metal / (1 + np.exp((wave - 4000) / 60))
+    # far in the infrared the exponential would overflow
+    jump = 0.55 * balmer / (1 + np.exp(np.minimum((wave - 3700) / 15, 700)))
+    blanketing = 0.45 * metal / (1 + np.exp(np.minimum((wave - 4000) / 60, 700)))
     return curve * (1 - jump) * (1 - blanketing)
 
 
@@ -270,7 +271,7 @@ def _quasar_curve(quasar: QuasarGlow, wave: ndarray) -> ndarray:
 def rest_curve(light: Light) -> ndarray:
     """Rest-frame flux per Angstrom on the rest grid, arbitrary scale."""
     if isinstance(light, StarSurface):
-        return _star_curve(light, rest_wavelength_angstrom())
+        return star_curve(light, rest_wavelength_angstrom())
     if isinstance(light, QuasarGlow):
         return _quasar_curve(light, rest_wavelength_angstrom())
     curve = _weights(light) @ _components()
@@ -279,29 +280,38 @@ def rest_curve(light: Light) -> ndarray:
     return curve
 
 
-def _mean_flux_density(curve: ndarray, wave: ndarray) -> ndarray:
-    """Mean flux per Hertz in griz, as a photon counter sees it; wave is a logarithmic grid."""
-    out = np.empty(NUM_BANDS)
-    for band, (centre, width) in enumerate(_PASSBANDS_ANGSTROM.values()):
-        low, high = np.searchsorted(wave, (centre - 0.75 * width, centre + 0.75 * width))
-        part = wave[low:high]
-        response = np.exp(-0.69 * (2 * (part - centre) / width) ** 12)
-        # the grid is logarithmic, so d(lambda) is proportional to lambda
-        counts = (curve[low:high] * response * part * part).sum()
-        out[band] = counts / (response.sum() * LIGHT_SPEED_KM_S * 1e13)
-    return out
+def flux_density(curve: ndarray, wave: ndarray, band: int) -> float:
+    """Mean flux per Hertz in one of BANDS, as a photon counter sees it; wave is logarithmic."""
+    centre, width = _PASSBANDS_ANGSTROM[BANDS[band]]
+    low, high = np.searchsorted(wave, (centre - 0.75 * width, centre + 0.75 * width))
+    part = wave[low:high]
+    response = np.exp(-0.69 * (2 * (part - centre) / width) ** 12)
+    # the grid is logarithmic, so d(lambda) is proportional to lambda
+    counts = (curve[low:high] * response * part * part).sum()
+    return float(counts / (response.sum() * LIGHT_SPEED_KM_S * 1e13))
+
+
+def broad_wavelength_angstrom() -> ndarray:
+    """Rest-frame grid in broader steps, for photometry."""
+    return _blocks()[0]
+
+
+def broad_curve(light: Light) -> ndarray:
+    """`rest_curve` in the steps of `broad_wavelength_angstrom`."""
+    wave, parts, extinction = _blocks()
+    if isinstance(light, StarSurface):
+        return star_curve(light, wave)
+    if isinstance(light, QuasarGlow):
+        return _quasar_curve(light, wave)
+    curve = _weights(light) @ parts * np.exp(-0.921 * light.dust_mag * extinction)
+    return np.asarray(curve)
 
 
 def colours(light: Light, redshift: float) -> ndarray:
     """Flux per Hertz in DECam g, r, i, z, divided by that in r."""
-    wave, parts, extinction = _blocks()
-    if isinstance(light, StarSurface):
-        curve = _star_curve(light, wave)
-    elif isinstance(light, QuasarGlow):
-        curve = _quasar_curve(light, wave)
-    else:
-        curve = _weights(light) @ parts * np.exp(-0.921 * light.dust_mag * extinction)
-    flux = _mean_flux_density(curve, wave * (1 + redshift))
+    wave = broad_wavelength_angstrom()
+    curve, seen = broad_curve(light), wave * (1 + redshift)
+    flux = np.array([flux_density(curve, seen, band) for band in range(NUM_BANDS)])
     return flux / flux[R_BAND]
 
 
@@ -314,6 +324,6 @@ def observed_flux(
     """
     wave = rest_wavelength_angstrom() * (1 + redshift)
     curve = rest_curve(light)
-    per_hertz = _mean_flux_density(curve, wave)[R_BAND]
+    per_hertz = flux_density(curve, wave, R_BAND)
     scale = flux_r_nmgy * NANOMAGGY_CGS * 1e17 / per_hertz
     return np.interp(wavelength_angstrom, wave, curve * scale)

@@ -8,6 +8,8 @@ import numpy as np
 
 from training.observations import (
     CatalogueValue,
+    Ellipses,
+    Field,
     Image,
     Observation,
     Spectrum,
@@ -26,14 +28,22 @@ def observation(
     dec_deg: float,
     image: Image,
     flux_nmgy: dict[str, float],
+    wise_nmgy: dict[str, float],
+    ebv_mag: float,
     radius_arcsec: float,
+    ellipticity: tuple[float, float],
+    object_mask: Field,
+    ellipses: Ellipses,
     spectrum: Spectrum | None,
     redshift: float | None,
     spectrum_class: str,
     gaia: GaiaView | None,
     source: str,
 ) -> Observation:
-    """Put together what was measured; redshift and class are reported with a spectrum."""
+    """Put together what was measured; redshift and class are reported with a spectrum.
+
+    Fluxes by band, as observed: through the dust of the Milky Way, whose E(B-V) is reported.
+    """
     scalars: dict[str, float] = {}
     catalogue: dict[str, CatalogueValue] = {}
     for band, flux in flux_nmgy.items():
@@ -42,8 +52,12 @@ def observation(
         catalogue[f"flux_{letter}_nmgy"] = flux
         if flux > 0:
             catalogue[f"mag_{letter}"] = 22.5 - 2.5 * math.log10(flux)
+    for band, flux in wise_nmgy.items():
+        scalars[f"tok_flux_{band.lower()}"] = flux
+    scalars["tok_ebv"] = ebv_mag
     if radius_arcsec > 0:  # stars have no size, and sizes are tokenized by their logarithm
         scalars["tok_shape_r"] = radius_arcsec
+        scalars["tok_shape_e1"], scalars["tok_shape_e2"] = ellipticity
         catalogue["radius_arcsec"] = radius_arcsec
     if redshift is not None:
         scalars["tok_z"] = redshift
@@ -59,9 +73,18 @@ def observation(
             gaia.parallax_mas > 0
         ):  # noise can make it negative, and it is tokenized by its logarithm
             scalars["tok_parallax"] = gaia.parallax_mas
-    xp_content = () if xp is None else (xp.bp, xp.rp, np.array(list(scalars.values())))
+        scalars["tok_ra"], scalars["tok_dec"] = ra_deg, dec_deg
+        catalogue["parallax_mas"] = gaia.parallax_mas
+        catalogue["parallax_error_mas"] = gaia.parallax_error_mas
+        catalogue["pmra_mas_per_yr"] = gaia.pmra_mas_per_yr
+        catalogue["pmdec_mas_per_yr"] = gaia.pmdec_mas_per_yr
+    xp_content = () if xp is None else (xp.bp, xp.rp)
+    shapes = (ellipses.x, ellipses.y, ellipses.shape_e1, ellipses.shape_e2, ellipses.shape_r_arcsec)
     spectrum_content = (spectrum.flux, spectrum.ivar, spectrum.mask) if spectrum else (None,)
-    numbers = np.array([ra_deg, dec_deg, *flux_nmgy.values(), radius_arcsec, redshift or 0.0])
+    motion = (
+        () if gaia is None else (gaia.parallax_mas, gaia.pmra_mas_per_yr, gaia.pmdec_mas_per_yr)
+    )
+    numbers = np.array([ra_deg, dec_deg, *scalars.values(), *motion])
     return Observation(
         survey=SURVEY,
         release=f"seed-{seed}",
@@ -69,7 +92,7 @@ def observation(
         object_id=object_id,
         fingerprint=fingerprint(
             object_id, "".join(image.bands), image.flux, image.ivar, image.mask, numbers,
-            *spectrum_content, *xp_content,
+            object_mask.value, *shapes, *spectrum_content, *xp_content,
         ),
         source=source,
         source_part=object_id,
@@ -78,6 +101,8 @@ def observation(
         image=image,
         spectrum=spectrum,
         xp=xp,
+        object_mask=object_mask,
+        ellipses=ellipses,
         scalars=scalars,
         catalogue=catalogue,
     )  # fmt: skip

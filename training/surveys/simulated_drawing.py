@@ -17,7 +17,9 @@ from numpy import ndarray
 
 from training.observations import Image, Observation, Spectrum
 from training.sky import scene
+from training.sky.infrared import NOISE_NMGY, WISE_BANDS, wise_flux_nmgy
 from training.sky.lens_population import with_clumps
+from training.sky.milky_way import BAND_COEFFICIENTS, WISE_COEFFICIENTS, dimming, transmission
 from training.sky.objects import SkyObject
 from training.sky.population import draw_object
 from training.sky.starlight import BANDS, StarSurface
@@ -33,10 +35,11 @@ from training.surveys.nuisances import (
 )
 from training.surveys.simulated_catalogue import SURVEY, observation
 from training.surveys.simulated_sky import Plan, SkyConfig, object_id
+from training.surveys.simulated_sources import Sources, field_of, sources_in
 from training.surveys.simulated_spectra import SPECTROGRAPHS, wavelength_angstrom
 
 BATCH_SIZE = 4  # maps of so few objects stay in the cache of a processor; a GPU wants hundreds
-_OBJECT, _NUISANCES, _DESI, _GAIA, _SOURCE = 1, 2, 3, 4, 5  # streams of random numbers
+_OBJECT, _NUISANCES, _DESI, _GAIA, _SOURCE, _WISE = 1, 2, 3, 4, 5, 6  # streams of random numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,10 @@ class Seen:
     spectra: dict[str, Spectrum]  # by the name of the spectrograph; empty if none was taken
     gaia: GaiaView | None
     flux_nmgy: Float64[ndarray, " band"]  # measured, griz
+    wise_nmgy: dict[str, float]  # measured, W1 to W4, AB
+    ebv_mag: float  # of the Milky Way, which all light came through
     radius_arcsec: float  # measured; 0 = a point
+    sources: Sources
 
 
 def _stream(config: SkyConfig, what: int, index: int) -> np.random.Generator:
@@ -138,6 +144,7 @@ def _draw_batch(
             frames[row],
             drawn.total_flux_nmgy[row],
             drawn.radius_arcsec[row],
+            drawn.light[row],
             drawn.fibre_light[row],
             spectrographs,
             rngs[row],
@@ -154,10 +161,16 @@ def _see(
     frame: ndarray,
     total_flux_nmgy: ndarray,
     true_radius_arcsec: float,
-    fibre_light: tuple[scene.FibreLight, ...],
+    all_light: tuple[scene.PopulationLight, ...],
+    fibre_light: tuple[scene.PopulationLight, ...],
     spectrographs: tuple[str, ...],
     rng: np.random.Generator,
 ) -> Seen:
+    ebv_mag = float(layout.ebv_mag[index])
+    if ebv_mag > 0:
+        dimmed = dimming(BAND_COEFFICIENTS, ebv_mag)
+        frame = frame * dimmed.astype(np.float32)[:, None, None]
+        total_flux_nmgy = total_flux_nmgy * dimmed
     lit = with_trail(frame, night, nuisances.trail)
     image = observe(lit, night, with_i=bool(layout.has_i[index]), rng=rng)
     image = spoiled(image, nuisances)
@@ -167,7 +180,10 @@ def _see(
         # SDSS's noise is part of the object's own stream: it is drawn whoever asks
         for name in dict.fromkeys(("sdss", *spectrographs)):
             spectrograph = SPECTROGRAPHS[name]
-            clean = scene.spectrum_of(fibre_light, wavelength_angstrom(spectrograph))
+            wave = wavelength_angstrom(spectrograph)
+            clean = scene.spectrum_of(fibre_light, wave)
+            if ebv_mag > 0:
+                clean = clean * transmission(wave, ebv_mag)
             spectra[name] = simulated_spectra.observe(
                 clean,
                 quality=quality,
@@ -183,7 +199,7 @@ def _see(
     gaia = None
     if layout.has_xp[index] and isinstance(thing.point, StarSurface):
         gaia_rng = _stream(config, _GAIA, index)
-        gaia = seen_by_gaia(thing.point, mag_r=thing.point_mag_r, rng=gaia_rng)
+        gaia = seen_by_gaia(thing.point, mag_r=thing.point_mag_r, ebv_mag=ebv_mag, rng=gaia_rng)
     return Seen(
         index=index,
         thing=thing,
@@ -196,8 +212,20 @@ def _see(
         spectra=spectra,
         gaia=gaia,
         flux_nmgy=measured,
+        wise_nmgy=_seen_by_wise(all_light, ebv_mag, _stream(config, _WISE, index)),
+        ebv_mag=ebv_mag,
         radius_arcsec=true_radius_arcsec * float(np.exp(rng.normal(0, 0.06))),
+        sources=sources_in(thing),
     )
+
+
+def _seen_by_wise(
+    light: tuple[scene.PopulationLight, ...], ebv_mag: float, rng: np.random.Generator
+) -> dict[str, float]:
+    clean = wise_flux_nmgy((part.light, part.redshift, part.flux_r_nmgy) for part in light)
+    clean *= dimming(WISE_COEFFICIENTS, ebv_mag)
+    measured = clean * np.exp(rng.normal(0, 0.03, size=len(clean))) + rng.normal(0, NOISE_NMGY)
+    return {band: float(np.float32(flux)) for band, flux in zip(WISE_BANDS, measured, strict=True)}
 
 
 def as_observation(config: SkyConfig, layout: Plan, seen: Seen) -> Observation:
@@ -214,7 +242,15 @@ def as_observation(config: SkyConfig, layout: Plan, seen: Seen) -> Observation:
             for band, flux in zip(BANDS, seen.flux_nmgy, strict=True)
             if band in seen.image.bands
         },
+        wise_nmgy=seen.wise_nmgy,
+        ebv_mag=float(np.float32(seen.ebv_mag)),
         radius_arcsec=float(np.float32(seen.radius_arcsec)),
+        ellipticity=(
+            float(np.float32(seen.sources.main.e1)),
+            float(np.float32(seen.sources.main.e2)),
+        ),
+        object_mask=field_of(seen.sources.mask),
+        ellipses=seen.sources.ellipses,
         spectrum=spectrum,
         redshift=float(np.float32(seen.thing.redshift)) if spectrum is not None else None,
         spectrum_class={"star": "STAR", "quasar": "QSO"}.get(seen.thing.kind, "GALAXY"),

@@ -11,11 +11,14 @@ from typing import Any
 
 import h5py
 import numpy as np
+from jaxtyping import Float32, UInt8
+from numpy import ndarray
 
 from training.observations import (
     IMAGE_SIZE,
     NUM_XP_COEFFICIENTS,
     PIXEL_SCALE_ARCSEC,
+    Ellipses,
     Image,
     Observation,
     ObservationBatch,
@@ -23,19 +26,35 @@ from training.observations import (
     Spectrum,
     XpCoefficients,
 )
+from training.sky.infrared import WISE_BANDS
 from training.sky.starlight import BANDS
 from training.surveys.gaia_spectra import GaiaView
+from training.surveys.mmu_columns import SOURCE_TYPES
+from training.surveys.neighbours import NUM_ELLIPSES
 from training.surveys.simulated_catalogue import SURVEY, observation
 from training.surveys.simulated_drawing import Seen
+from training.surveys.simulated_sources import Sources, field_of
 from training.surveys.simulated_spectra import SPECTROGRAPHS, Spectrograph
 
-FORMAT = 2  # of the files and of what is drawn: a change makes old caches stale
+FORMAT = 3  # of the files and of what is drawn: a change makes old caches stale
 _FLUXES = tuple(f"FLUX_{band[-1]}" for band in BANDS)
+_WISE_FLUXES = tuple(f"FLUX_{band}" for band in WISE_BANDS)
 _IMAGE_SHAPE = (len(BANDS), IMAGE_SIZE, IMAGE_SIZE)
-_GAIA_FLUXES = {
+_GAIA = {  # column: field of GaiaView
     "phot_g_mean_flux": "flux_g",
     "phot_bp_mean_flux": "flux_bp",
     "phot_rp_mean_flux": "flux_rp",
+    "parallax": "parallax_mas",
+    "parallax_error": "parallax_error_mas",
+    "pmra": "pmra_mas_per_yr",
+    "pmdec": "pmdec_mas_per_yr",
+}
+_ELLIPSES = {  # column: field of Ellipses
+    "catalog_X": "x",
+    "catalog_Y": "y",
+    "catalog_SHAPE_R": "shape_r_arcsec",
+    "catalog_SHAPE_E1": "shape_e1",
+    "catalog_SHAPE_E2": "shape_e2",
 }
 _XP_SHAPE = (2 * NUM_XP_COEFFICIENTS,)  # BP, then RP
 _ANY = -1  # as many pixels as the spectrograph has
@@ -46,7 +65,11 @@ _COLUMNS: dict[str, tuple[Any, tuple[int, ...], Any]] = {
     "dec": (np.float64, (), 0),
     "type": ("S6", (), None),  # GALAXY, QSO or STAR where there is a spectrum
     **{name: (np.float32, (), np.nan) for name in _FLUXES},
+    **{name: (np.float32, (), np.nan) for name in _WISE_FLUXES},
+    "EBV": (np.float32, (), 0),
     "SHAPE_R": (np.float32, (), 0),
+    "SHAPE_E1": (np.float32, (), 0),
+    "SHAPE_E2": (np.float32, (), 0),
     "Z": (np.float32, (), np.nan),
     "image_band": ("S8", (len(BANDS),), None),  # "" = not observed
     "image_scale": (np.float32, (len(BANDS),), PIXEL_SCALE_ARCSEC),
@@ -54,6 +77,9 @@ _COLUMNS: dict[str, tuple[Any, tuple[int, ...], Any]] = {
     "image_array": (np.float32, _IMAGE_SHAPE, 0),
     "image_ivar": (np.float32, _IMAGE_SHAPE, 0),
     "image_mask": (bool, _IMAGE_SHAPE, True),
+    "object_mask": (np.uint8, _IMAGE_SHAPE[1:], 0),
+    "catalog_TYPE": (np.float32, (NUM_ELLIPSES,), 0),  # 0 = no more sources
+    **{name: (np.float32, (NUM_ELLIPSES,), 0) for name in _ELLIPSES},
     "spectrum_flux": (np.float32, (_ANY,), 0),
     "spectrum_ivar": (np.float32, (_ANY,), 0),
     "spectrum_lsf_sigma": (np.float32, (_ANY,), 0),  # Angstrom
@@ -61,8 +87,7 @@ _COLUMNS: dict[str, tuple[Any, tuple[int, ...], Any]] = {
     "spectrum_lambda": (np.float32, (_ANY,), 0),
     "coeff": (np.float32, _XP_SHAPE, np.nan),
     "coeff_error": (np.float32, _XP_SHAPE, np.nan),
-    **{name: (np.float32, (), np.nan) for name in _GAIA_FLUXES},
-    "parallax": (np.float32, (), np.nan),
+    **{name: (np.float32, (), np.nan) for name in _GAIA},
 }
 
 
@@ -91,7 +116,14 @@ def write_row(
         "object_id": observed.object_id.encode(),
         "ra": observed.ra_deg,
         "dec": observed.dec_deg,
-        "SHAPE_R": observed.scalars.get("tok_shape_r", 0.0),
+        "EBV": observed.scalars["tok_ebv"],
+        **{
+            f"SHAPE_{name.upper()}": observed.scalars.get(f"tok_shape_{name}", 0.0)
+            for name in ("r", "e1", "e2")
+        },
+        **{f"FLUX_{band}": flux for band, flux in seen.wise_nmgy.items()},
+        "object_mask": seen.sources.mask,
+        **catalogue_of(seen.sources),
         "image_band": [b.encode() if b in image.bands else b"" for b in BANDS],
         "image_psf_fwhm": [seen.psf_fwhm_arcsec.get(band, math.nan) for band in BANDS],
     }
@@ -122,11 +154,21 @@ def write_row(
         values |= {
             "coeff": np.concatenate([xp.bp, xp.rp]),
             "coeff_error": np.concatenate([xp.bp_error, xp.rp_error]),
-            "parallax": seen.gaia.parallax_mas,
-            **{name: getattr(seen.gaia, field) for name, field in _GAIA_FLUXES.items()},
+            **{name: getattr(seen.gaia, field) for name, field in _GAIA.items()},
         }
     for name, value in values.items():
         shard[name][row] = value
+
+
+def catalogue_of(sources: Sources) -> dict[str, Float32[ndarray, " source"]]:
+    """Columns catalog_* of one row, filled up with zeros."""
+    columns = {"catalog_TYPE": sources.types} | {
+        name: getattr(sources.ellipses, field) for name, field in _ELLIPSES.items()
+    }
+    filled = {name: np.zeros(NUM_ELLIPSES, np.float32) for name in columns}
+    for name, values in columns.items():
+        filled[name][: len(values)] = values
+    return filled
 
 
 def check_columns(shard: Any) -> int:
@@ -203,13 +245,32 @@ def _observation_at(columns: dict[str, Any], file: Path, row: int) -> Observatio
         dec_deg=float(columns["dec"][row]),
         image=image,
         flux_nmgy={band: float(columns[f"FLUX_{band[-1]}"][row]) for band in image.bands},
+        wise_nmgy={band: float(columns[f"FLUX_{band}"][row]) for band in WISE_BANDS},
+        ebv_mag=float(columns["EBV"][row]),
         radius_arcsec=float(columns["SHAPE_R"][row]),
+        ellipticity=(float(columns["SHAPE_E1"][row]), float(columns["SHAPE_E2"][row])),
+        object_mask=field_of(_types_at(columns, row)),
+        ellipses=_ellipses_at(columns, row),
         spectrum=spectrum,
         redshift=redshift if spectrum is not None else None,
         spectrum_class=columns["type"][row].decode(),
         gaia=_gaia_at(columns, row),
         source=str(file.resolve()),
     )
+
+
+def _types_at(columns: dict[str, Any], row: int) -> UInt8[ndarray, "y x"]:
+    types: UInt8[ndarray, "y x"] = columns["object_mask"][row]
+    if types.max() >= len(SOURCE_TYPES):
+        raise ValueError(
+            f"object_mask: expected types up to {len(SOURCE_TYPES) - 1}, got {types.max()}"
+        )
+    return types
+
+
+def _ellipses_at(columns: dict[str, Any], row: int) -> Ellipses:
+    there = columns["catalog_TYPE"][row] > 0
+    return Ellipses(**{field: columns[name][row][there] for name, field in _ELLIPSES.items()})
 
 
 def _gaia_at(columns: dict[str, Any], row: int) -> GaiaView | None:
@@ -221,6 +282,5 @@ def _gaia_at(columns: dict[str, Any], row: int) -> GaiaView | None:
         xp=XpCoefficients(
             bp=values[:num], rp=values[num:], bp_error=errors[:num], rp_error=errors[num:]
         ),
-        parallax_mas=float(columns["parallax"][row]),
-        **{field: float(columns[name][row]) for name, field in _GAIA_FLUXES.items()},
+        **{field: float(columns[name][row]) for name, field in _GAIA.items()},
     )

@@ -52,6 +52,7 @@ class SkyConfig:
     missing_band: float = 0.05
     depth_scatter_mag: float = 0.25  # between frames, beside the little that every sky has
     seeing_scatter: float = 0.12  # in the natural logarithm, likewise
+    galactic_ebv_mag: float = 0.035  # median E(B-V) of the Milky Way's dust, patchy
     ra_deg: float = 150.0
     dec_deg: float = 2.0
     half_width_deg: float = 3.0
@@ -80,7 +81,7 @@ class SkyConfig:
         for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in 0 to 1, got {value}")
-        for name in ("depth_scatter_mag", "seeing_scatter"):
+        for name in ("depth_scatter_mag", "seeing_scatter", "galactic_ebv_mag"):
             if not 0 <= getattr(self, name) <= 2:
                 raise ValueError(f"{name} must lie in 0 to 2, got {getattr(self, name)}")
         if self.spectrograph not in SPECTROGRAPHS:
@@ -113,6 +114,7 @@ _CLEAR: dict[str, float] = {
     **dict.fromkeys(("barred", "ring", "shell", "group_lens", "quasar", "clumpy_source"), 0.0),
     **dict.fromkeys(("saturated_star", "satellite_trail", "bad_columns", "missing_band"), 0.0),
     **dict.fromkeys(("xp_fraction", "depth_scatter_mag", "seeing_scatter"), 0.0),
+    "galactic_ebv_mag": 0.0,
 }
 
 
@@ -135,6 +137,7 @@ class Plan:
     has_xp: Bool[ndarray, " object"]
     ra_deg: Float64[ndarray, " object"]
     dec_deg: Float64[ndarray, " object"]
+    ebv_mag: Float64[ndarray, " object"]  # of the Milky Way
 
 
 def plan(config: SkyConfig) -> Plan:
@@ -158,7 +161,23 @@ def plan(config: SkyConfig) -> Plan:
         has_xp=has_xp,
         ra_deg=ra_deg,
         dec_deg=dec_deg,
+        ebv_mag=_galactic_dust(config, ra_deg, dec_deg),
     )
+
+
+def _galactic_dust(
+    config: SkyConfig, ra_deg: Float64[ndarray, " object"], dec_deg: Float64[ndarray, " object"]
+) -> Float64[ndarray, " object"]:
+    """E(B-V) in clouds of half a degree to several: plane waves in its logarithm."""
+    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(7,)))
+    lengths_deg = np.geomspace(0.5, 8.0, 12)
+    angles, phases = rng.uniform(0, 2 * np.pi, size=(2, 12, 1))
+    around = (ra_deg - config.ra_deg + 180) % 360 - 180
+    along = around * np.cos(np.deg2rad(dec_deg)) * np.cos(angles) + dec_deg * np.sin(angles)
+    waves = np.cos(2 * np.pi * along / lengths_deg[:, None] + phases)
+    # larger clouds differ more, as on the sky
+    heights = np.sqrt(lengths_deg / lengths_deg.sum())[:, None]
+    return np.asarray(config.galactic_ebv_mag * np.exp(0.6 * (heights * waves).sum(axis=0)))
 
 
 def _exact_share(rng: np.random.Generator, num: int, share: float) -> Bool[ndarray, " object"]:

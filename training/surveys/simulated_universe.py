@@ -4,8 +4,8 @@
 NSIDE 16, nested, with the columns of the builders in
 github.com/MultimodalUniverse/MultimodalUniverse, scripts/*/build_parent_sample.py. As there, the
 mask of an image is True where a pixel is good, that of a spectrum where it is bad. Images are the
-96 px that encoders see in place of 160. What is not simulated (W1 to W4, SPECTROFLUX in u) is NaN,
-and there is no Galactic dust (EBV 0). The same object has the same position and simulated_id
+96 px that encoders see in place of 160, and the object mask shows ellipses in place of discs. What
+is not simulated (SPECTROFLUX in u) is NaN. The same object has the same position and simulated_id
 everywhere.
 """
 
@@ -16,7 +16,6 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +23,18 @@ import h5py
 import numpy as np
 from astropy.coordinates import Latitude, Longitude
 from cdshealpix.nested import lonlat_to_healpix
-from jaxtyping import UInt8
 from numpy import ndarray
 
 from training.observations import IMAGE_SIZE, NUM_XP_COEFFICIENTS, PIXEL_SCALE_ARCSEC
-from training.sky.objects import Galaxy, SkyObject
 from training.sky.starlight import BANDS
 from training.surveys.simulated_drawing import Seen, draw_seen
+from training.surveys.simulated_files import catalogue_of
 from training.surveys.simulated_sky import SkyConfig, object_id, plan
 from training.surveys.simulated_spectra import SPECTROGRAPHS
 from training.surveys.simulating_processes import in_processes
 
 SURVEYS = ("legacysurvey", "sdss", "desi", "gaia")
 _HEALPIX_DEPTH = 4  # NSIDE 16
-_NUM_SOURCES = 20  # a row of the catalogue of an image
-_TYPES = ("", "PSF", "REX", "EXP", "DEV", "SER")  # numbers in catalog_TYPE and object_mask
-_MIN_MASK_PIXELS = 2.0  # radius of a source in object_mask, at least
 _LINE_ERROR = 8e-5  # of a redshift, times 1 + z
 _LETTERS = tuple(band[-1] for band in BANDS)
 
@@ -161,8 +156,9 @@ def _columns_of(seen: Seen) -> dict[str, dict[str, Any]]:
             "phot_bp_mean_flux": seen.gaia.flux_bp,
             "phot_rp_mean_flux": seen.gaia.flux_rp,
             "parallax": seen.gaia.parallax_mas,
-            "pmra": math.nan,
-            "pmdec": math.nan,
+            "parallax_error": seen.gaia.parallax_error_mas,
+            "pmra": seen.gaia.pmra_mas_per_yr,
+            "pmdec": seen.gaia.pmdec_mas_per_yr,
             "ruwe": 1.0,
         }
         assert len(found["gaia"]["coeff"]) == 2 * NUM_XP_COEFFICIENTS
@@ -184,10 +180,8 @@ def _image_columns(seen: Seen) -> dict[str, Any]:
     good = np.zeros(shape, bool)
     planes = [BANDS.index(band) for band in image.bands]
     flux[planes], ivar[planes], good[planes] = image.flux, image.ivar, ~image.mask
-    sources = _sources(seen.thing)
-    catalogue = np.zeros((6, _NUM_SOURCES), np.float32)  # X, Y, type, radius, e1, e2
-    catalogue[:, : len(sources)] = np.array(sources, np.float32).T
-    main = _shape(seen.thing)
+    sources = seen.sources
+    catalogue = catalogue_of(sources)
     return {
         "image_array": flux,
         "image_ivar": ivar,
@@ -195,20 +189,18 @@ def _image_columns(seen: Seen) -> dict[str, Any]:
         "image_band": [band.encode() for band in BANDS],
         "image_psf_fwhm": [seen.psf_fwhm_arcsec.get(band, math.nan) for band in BANDS],
         "image_scale": [PIXEL_SCALE_ARCSEC] * len(BANDS),
-        "object_mask": _object_mask(sources),
-        "catalog_X": catalogue[0].astype(np.int16),
-        "catalog_Y": catalogue[1].astype(np.int16),
-        "catalog_TYPE": catalogue[2],
-        "catalog_SHAPE_R": catalogue[3],
-        "catalog_SHAPE_E1": catalogue[4],
-        "catalog_SHAPE_E2": catalogue[5],
-        "TYPE": main.kind.encode(),
-        "EBV": 0.0,
+        "object_mask": sources.mask,
+        **{
+            name: values.astype(np.int16) if name in ("catalog_X", "catalog_Y") else values
+            for name, values in catalogue.items()
+        },
+        "TYPE": sources.main.kind.encode(),
+        "EBV": seen.ebv_mag,
         "SHAPE_R": seen.radius_arcsec,
-        "SHAPE_E1": main.e1,
-        "SHAPE_E2": main.e2,
+        "SHAPE_E1": sources.main.e1,
+        "SHAPE_E2": sources.main.e2,
         **{f"FLUX_{letter}": flux for letter, flux in _fluxes(seen).items()},
-        **{f"FLUX_W{n}": math.nan for n in range(1, 5)},
+        **{f"FLUX_{band}": flux for band, flux in seen.wise_nmgy.items()},
     }
 
 
@@ -232,8 +224,9 @@ def _spectrum_columns(seen: Seen, name: str) -> dict[str, Any]:
             "ZERR": error,
             "ZWARN": 0,
             "SPECTYPE": kind,
-            "EBV": 0.0,
+            "EBV": seen.ebv_mag,
             **{f"FLUX_{letter}": fluxes[letter] for letter in "GRZ"},
+            **{f"FLUX_{band}": seen.wise_nmgy[band] for band in ("W1", "W2")},
         }
     five = [math.nan, *fluxes.values()]  # u, then griz
     return columns | {
@@ -245,72 +238,3 @@ def _spectrum_columns(seen: Seen, name: str) -> dict[str, Any]:
         "SPECTROFLUX": five,
         "SPECTROSYNFLUX": five,
     }
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """Tractor's type, half-light radius along the major axis, and ellipticity."""
-
-    kind: str
-    radius_arcsec: float
-    e1: float = 0.0
-    e2: float = 0.0
-
-
-def _ellipse(kind: str, radius_arcsec: float, ratio: float, angle_deg: float) -> _Shape:
-    # position angles run from north to east, and east is to the left
-    strength, twice = (1 - ratio) / (1 + ratio), 2 * math.radians(angle_deg - 90)
-    return _Shape(kind, radius_arcsec, strength * math.cos(twice), strength * math.sin(twice))
-
-
-def _galaxy_shape(galaxy: Galaxy) -> _Shape:
-    if galaxy.thickness > 0:
-        return _ellipse("EXP", galaxy.radius_arcsec, max(galaxy.thickness, 0.1), galaxy.angle_deg)
-    if galaxy.bulge_share == 1:
-        major = galaxy.radius_arcsec / math.sqrt(galaxy.axis_ratio)
-        return _ellipse("SER", major, galaxy.axis_ratio, galaxy.angle_deg)
-    kind = "EXP" if galaxy.bulge_share < 0.2 else "SER"
-    return _ellipse(kind, galaxy.radius_arcsec, galaxy.axis_ratio, galaxy.angle_deg)
-
-
-def _shape(thing: SkyObject) -> _Shape:
-    if thing.point is not None or not thing.galaxies:
-        return _Shape("PSF", 0.0)
-    return _galaxy_shape(thing.galaxies[0])
-
-
-def _sources(thing: SkyObject) -> list[tuple[float, ...]]:
-    """Column, row, number of the type, radius, e1, e2 of sources in the frame, nearest first."""
-    found = [(0.0, 0.0, _shape(thing))] if thing.point is not None else []
-    found += [(g.x_arcsec, g.y_arcsec, _galaxy_shape(g)) for g in thing.galaxies]
-    for other in thing.neighbours:
-        kind = "EXP" if other.radius_arcsec else "PSF"
-        ratio = other.axis_ratio if other.radius_arcsec else 1.0
-        shape = _ellipse(kind, other.radius_arcsec, ratio, other.angle_deg)
-        found.append((other.x_arcsec, other.y_arcsec, shape))
-    middle = (IMAGE_SIZE - 1) / 2
-    rows: list[tuple[float, ...]] = [
-        (
-            float(round(x / PIXEL_SCALE_ARCSEC + middle)),
-            float(round(y / PIXEL_SCALE_ARCSEC + middle)),
-            float(_TYPES.index(shape.kind)),
-            shape.radius_arcsec,
-            shape.e1,
-            shape.e2,
-        )
-        for x, y, shape in found
-    ]
-    inside = [row for row in rows if min(row[:2]) >= 0 and max(row[:2]) < IMAGE_SIZE]
-    return sorted(inside, key=lambda row: math.hypot(row[0] - middle, row[1] - middle))[
-        :_NUM_SOURCES
-    ]
-
-
-def _object_mask(sources: list[tuple[float, ...]]) -> UInt8[ndarray, "y x"]:
-    """The number of its type on the disc of each source, as the builders paint it."""
-    mask = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    steps = np.arange(IMAGE_SIZE)
-    for x, y, kind, radius_arcsec, *_ in reversed(sources):
-        reach = max(radius_arcsec / PIXEL_SCALE_ARCSEC, _MIN_MASK_PIXELS)
-        mask[np.hypot(steps[None, :] - x, steps[:, None] - y) < reach] = int(kind)
-    return mask

@@ -121,7 +121,7 @@ def main() -> None:
     if asked.beside is not None:
         rows[REAL] = real_pictures(asked.beside, asked.each)
     page = sheet(rows, asked.columns)
-    page.save(asked.out, quality=80)
+    page.save(asked.out, quality=62)
 
 
 if __name__ == "__main__":

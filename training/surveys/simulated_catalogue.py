@@ -53,7 +53,8 @@ def observation(
         if flux > 0:
             catalogue[f"mag_{letter}"] = 22.5 - 2.5 * math.log10(flux)
     for band, flux in wise_nmgy.items():
-        scalars[f"tok_flux_{band.lower()}"] = flux
+        if flux > 0:  # often it is not seen, and fluxes are tokenized by their logarithm
+            scalars[f"tok_flux_{band.lower()}"] = flux
     scalars["tok_ebv"] = ebv_mag
     if radius_arcsec > 0:  # stars have no size, and sizes are tokenized by their logarithm
         scalars["tok_shape_r"] = radius_arcsec

@@ -409,6 +409,21 @@ def test_nan_and_infinite_pixels_are_bad(tmp_path: Path) -> None:
     assert np.argwhere(seen.image.mask[0]).tolist() == [[48 + i, 48 + i] for i in range(4)]
 
 
+@pytest.mark.parametrize("value", [0, -1, np.nan])
+def test_a_brick_without_any_inverse_variance_costs_the_image(value: float, tmp_path: Path) -> None:
+    write_coadd(tmp_path, "image-g", sky_pixels(0), suffix=".fits")
+    ivar = np.full((SIZE, SIZE), value, np.float32)
+    write_coadd(tmp_path, "invvar-g", ivar, suffix=".fits")
+    table = write_table(tmp_path / f"tractor-{BRICK}.fits", positions(np.array([[200, 200]])))
+
+    seen, skipped = read(table)
+
+    assert [(source.image, source.scalars["tok_flux_g"]) for source in seen] == [(None, 10)]
+    assert seen[0].notes[0].startswith("no image: no usable pixel")
+    assert seen[0].notes[0].endswith("or its inverse variance is not positive")
+    assert skipped == []
+
+
 @pytest.mark.parametrize("kind", ["image-r", "invvar-r", "maskbits"])
 @pytest.mark.parametrize("suffix", [".fits.fz", ".fits", ".fits.gz"])
 def test_a_truncated_coadd_costs_the_image_and_says_so(

@@ -482,11 +482,48 @@ def test_good_rows_among_bad_ones_are_read(tmp_path: Path) -> None:
         "row 3": f"row 3 (TARGETID {target_id(1)}): the TARGETID came before",
         "row 4": f"row 4 (TARGETID {target_id(4)}): COADD_FIBERSTATUS 512: BADPOSITION",
     }
+    assert_same(desi.read_one(file, str(target_id(1))), batch.observations[0])
     with pytest.raises(ValueError, match=r"a\.fits: row 2 .*no usable pixel"):
         desi.read_one(file, str(target_id(2)))
     for part in ("", "abc", "12345", "--5"):
         with pytest.raises(ValueError, match=rf"a\.fits: no TARGETID '{part}'"):
             desi.read_one(file, part)
+
+
+def test_a_repeated_target_is_the_first_of_its_rows_whose_fibre_was_good(tmp_path: Path) -> None:
+    targets = [target_id(1), target_id(2), target_id(1), target_id(1)]
+    columns = {"COADD_FIBERSTATUS": ("J", [512, 0, 0, 0]), "FLUX_R": ("E", [1.0, 2.0, 3.0, 4.0])}
+    file = write(tmp_path / "a.fits", targets, columns=columns)
+
+    for batch_size in (1, 64):
+        batch = read_all(file, batch_size)
+        assert {seen.source_part: seen.scalars["tok_flux_r"] for seen in batch.observations} == {
+            str(target_id(1)): 3, str(target_id(2)): 2,
+        }  # fmt: skip
+        assert [skipped.reason for skipped in batch.skipped] == [
+            f"row 0 (TARGETID {target_id(1)}): COADD_FIBERSTATUS 512: BADPOSITION",
+            f"row 3 (TARGETID {target_id(1)}): the TARGETID came before",
+        ]
+    seen = desi.read_one(file, str(target_id(1)))
+    assert seen.spectrum is not None
+    assert set(seen.spectrum.flux.tolist()) == {3.0}  # of row 2
+
+
+@pytest.mark.parametrize("value", [0, -1, np.nan])
+def test_a_file_without_any_inverse_variance_gives_no_spectrum(
+    value: float, tmp_path: Path
+) -> None:
+    images = {f"{arm}_IVAR": np.full((2, len(GRIDS[arm])), value, "f4") for arm in "BRZ"}
+    file = write(tmp_path / "a.fits", [target_id(1), target_id(2)], images=images)
+
+    batch = read_all(file)
+
+    assert batch.observations == ()
+    assert [skipped.reason for skipped in batch.skipped] == [
+        f"row {row} (TARGETID {target_id(row + 1)}): no usable pixel: ivar is 0 everywhere, "
+        "or all are masked"
+        for row in (0, 1)
+    ]
 
 
 def test_exposures_of_a_target_are_coadded_but_those_of_bad_fibres(tmp_path: Path) -> None:
@@ -799,3 +836,19 @@ def test_truncated_files_are_refused_or_lack_whole_arms(tmp_path: Path) -> None:
         for batch in desi.read(file):
             assert all("no arm" in seen.notes[0] for seen in batch.observations)
             assert batch.observations or batch.skipped
+
+
+def test_a_file_that_is_shortened_while_it_is_read_is_truncated(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.fits", [target_id(number) for number in range(1, 9)])
+    batches = desi.read(file, batch_size=2)
+    first = next(batches)
+
+    with file.open("r+b") as stream:  # which another program may do
+        stream.truncate(2880)
+    (last,) = list(batches)
+
+    assert [seen.source_part for seen in first.observations] == [
+        str(target_id(number)) for number in (1, 2)
+    ]
+    assert last.observations == ()
+    assert last.skipped[0].reason == "HDU 3 B_FLUX: truncated while it was read"

@@ -516,6 +516,29 @@ def test_rows_come_in_batches_before_the_end_is_reached(tmp_path: Path) -> None:
     assert "unexpected end of data" in batches[-1].skipped[0].reason
 
 
+@pytest.mark.parametrize("num", [1, 2])
+def test_columns_without_a_name_such_as_row_numbers_are_stepped_over(
+    num: int, tmp_path: Path
+) -> None:
+    for name in ("xp", "sources"):
+        (tmp_path / name).mkdir()
+    plain = [
+        write_xp(tmp_path / "xp" / "a.csv", [5, 7, 9]),
+        write_sources(tmp_path / "sources" / "a.csv"),
+    ]
+    for file in plain:
+        expected = observations(file)
+        for _ in range(num):  # as pandas saves a table, and one that it saved before
+            table = pd.read_csv(file, dtype=str, keep_default_na=False)
+            table.columns = ["" if name.startswith("Unnamed") else name for name in table.columns]
+            table.to_csv(file)
+
+        assert file.read_text().startswith("," * num)
+        assert observations(file).keys() == expected.keys()
+        for source_id, seen in observations(file).items():
+            assert_same(seen, expected[source_id])
+
+
 def test_a_text_that_ends_without_a_line_break_is_said(tmp_path: Path) -> None:
     file = write_sources(tmp_path / "sources.csv")
     file.write_bytes(file.read_bytes()[:-2])

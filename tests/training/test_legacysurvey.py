@@ -308,6 +308,20 @@ def test_nanomaggies_are_accepted_however_they_are_spelled(
     assert ("BUNIT missing: taken as nanomaggies" in notes) == (unit is None)
 
 
+def test_a_cutout_that_says_no_unit_is_in_nanomaggies_and_that_is_said(tmp_path: Path) -> None:
+    stated = header()
+    stated["BUNIT"] = "nanomaggy"
+    assert "BUNIT" not in header()
+
+    silent = only(write(tmp_path / "silent.fits", noise(), header()))
+    spoken = only(write(tmp_path / "spoken.fits", noise(), stated))
+
+    assert set(silent.notes) - set(spoken.notes) == {"BUNIT missing: taken as nanomaggies"}
+    assert silent.image is not None
+    assert spoken.image is not None
+    np.testing.assert_array_equal(silent.image.flux, spoken.image.flux)
+
+
 def test_inverse_variance_in_another_unit_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "ivar.fits"
     ivar = fits.ImageHDU(np.ones((3, 120, 120), np.float32), header())

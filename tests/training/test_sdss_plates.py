@@ -342,6 +342,21 @@ def test_air_and_units_are_converted_and_noted(tmp_path: Path) -> None:
     np.testing.assert_allclose(seen.spectrum.ivar, 0.04, rtol=1e-6)
 
 
+@pytest.mark.parametrize("unit", [None, ""])
+def test_a_missing_unit_is_taken_as_that_of_sdss_and_noted(
+    unit: str | None, tmp_path: Path
+) -> None:
+    stated = fibres(plain(tmp_path))[2]
+
+    silent = fibres(plain(tmp_path, header={"BUNIT": unit}))[2]
+
+    assert set(silent.notes) - set(stated.notes) == {
+        "no unit of flux given: taken as 1e-17 erg/s/cm2/Angstrom"
+    }
+    assert silent.spectrum is not None
+    assert set(silent.spectrum.flux.tolist()) == {2.0}
+
+
 def test_scaled_integers_are_read_as_what_they_stand_for(tmp_path: Path) -> None:
     file = plain(tmp_path)
     with fits.open(file) as hdus:

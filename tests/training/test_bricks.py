@@ -429,7 +429,7 @@ def test_a_brick_without_any_inverse_variance_costs_the_image(value: float, tmp_
 def test_a_truncated_coadd_costs_the_image_and_says_so(
     kind: str, suffix: str, tmp_path: Path
 ) -> None:
-    file = write_coadds(tmp_path, suffix=suffix)[kind]
+    file = write_coadds(tmp_path, bands="r", suffix=suffix)[kind]
     table = write_table(tmp_path / f"tractor-{BRICK}.fits", positions(np.array([[200, 250]])))
     content = file.read_bytes()
     for share in (0.0, 0.1, 0.5):

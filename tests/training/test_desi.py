@@ -492,7 +492,10 @@ def test_good_rows_among_bad_ones_are_read(tmp_path: Path) -> None:
 
 def test_a_repeated_target_is_the_first_of_its_rows_whose_fibre_was_good(tmp_path: Path) -> None:
     targets = [target_id(1), target_id(2), target_id(1), target_id(1)]
-    columns = {"COADD_FIBERSTATUS": ("J", [512, 0, 0, 0]), "FLUX_R": ("E", [1.0, 2.0, 3.0, 4.0])}
+    columns: dict[str, tuple[str, Any] | None] = {
+        "COADD_FIBERSTATUS": ("J", [512, 0, 0, 0]),
+        "FLUX_R": ("E", [1.0, 2.0, 3.0, 4.0]),
+    }
     file = write(tmp_path / "a.fits", targets, columns=columns)
 
     for batch_size in (1, 64):

@@ -327,6 +327,7 @@ def test_a_band_that_lacks_its_inverse_variance_is_left_out(tmp_path: Path) -> N
         ),
         ("image-r", {"CRVAL1": 123.41}, "its WCS is not that of the first band"),
         ("image-g", {"CTYPE1": "FREQ", "CTYPE2": "TIME"}, "unusable WCS"),
+        ("maskbits", {"CTYPE1": 7}, "unusable WCS: expected CTYPE1 as text, got 7"),
         ("maskbits", {"BRICKNAM": "9999p059"}, "expected brick 1234p056"),
     ],
 )

@@ -687,6 +687,12 @@ def test_scaled_integers_are_read_as_what_they_stand_for(tmp_path: Path) -> None
     assert spectrum is not None
     np.testing.assert_allclose(spectrum.flux[:2700], np.linspace(-2, 30, 2751)[:2700], atol=0.00051)
 
+    fits.setval(tmp_path / "scaled.fits", "BSCALE", value=1e308, ext=("B_FLUX", 1))
+    spectrum = only(tmp_path / "scaled.fits").spectrum
+
+    assert spectrum is not None
+    assert spectrum.mask[: 2751 - 51].mean() > 0.99  # beyond every number: bad, not infinite
+
 
 # -- units
 

@@ -182,6 +182,48 @@ def test_a_wcs_that_wcslib_refuses_is_told_in_plain_words(tmp_path: Path) -> Non
     assert ".c" not in reason
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("CTYPE1", 7, "expected CTYPE1 as text, got 7"),
+        ("CTYPE2", True, "expected CTYPE2 as text, got True"),
+        ("CUNIT1", 1.5, "expected CUNIT1 as text, got 1.5"),
+        ("CRVAL1", "x", "expected CRVAL1 as a number, got 'x'"),
+        ("CRVAL2", None, "expected CRVAL2 as a number, got nothing"),
+        ("CRPIX1", True, "expected CRPIX1 as a number, got True"),
+        ("PC1_1", "wide", "expected PC1_1 as a number, got 'wide'"),
+    ],
+)
+def test_cards_of_a_wcs_that_are_no_coordinates_are_named(
+    key: str, value: object, expected: str, tmp_path: Path
+) -> None:
+    cards = header()
+    cards[key] = value
+
+    assert (
+        only_reason(write(tmp_path / "a.fits", noise(), cards))
+        == f"HDU 0: unusable WCS: {expected}"
+    )
+
+
+def test_a_wcs_without_reference_coordinates_is_not_at_zero(tmp_path: Path) -> None:
+    cards = header()
+    del cards["CRVAL1"]
+
+    assert (
+        only_reason(write(tmp_path / "a.fits", noise(), cards)) == "HDU 0: unusable WCS: no CRVAL1"
+    )
+
+
+def test_pixels_that_are_not_square_are_said(tmp_path: Path) -> None:
+    cards = header()
+    cards["CDELT1"] *= 2
+
+    notes = only(write(tmp_path / "a.fits", noise(), cards)).notes
+
+    assert "resampled from 0.262 x 0.524 arcsec per pixel" in notes
+
+
 def test_a_small_image_is_padded_and_says_so(tmp_path: Path) -> None:
     seen = only(write(tmp_path / "small.fits", noise(80), header(size=80)))
 

@@ -201,6 +201,25 @@ def test_a_damaged_chunk_costs_its_rows_alone(tmp_path: Path) -> None:
     assert why.startswith("row 2 (object_id 0421p022-7412): damaged")
 
 
+@pytest.mark.parametrize("name", ["ra", "spectrum_mask"])
+def test_what_is_promised_beyond_what_is_stored_is_refused(name: str, tmp_path: Path) -> None:
+    file = write_hdf5(tmp_path / "a.hdf5", spectra(zwarn="ZWARN"))
+    with h5py.File(file) as opened:
+        column = opened[name].id
+        place, size = column.get_offset(), column.get_storage_size()
+    content = bytearray(file.read_bytes())
+    layout = place.to_bytes(8, "little") + size.to_bytes(8, "little")  # in the header of the column
+    assert content.count(layout) == 1
+    at = content.index(layout)
+    content[at + 8] -= 1  # HDF5 would give what is in memory behind the others
+    file.write_bytes(content)
+
+    assert reasons(file) == [
+        f"column {name!r}: {size:,} bytes are promised, {size - 1:,} are stored"
+    ]
+    assert not any(batch.observations for batch in batches(file))
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.hdf5"
     for content in (b"", b"SIMPLE  =", b"\x89HDF\r\n\x1a\n", b"PAR1", b"PAR1" + bytes(99)):

@@ -37,6 +37,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from numpy import ndarray
 
 from training.observations import IMAGE_SIZE, PIXEL_SCALE_ARCSEC, Image
+from training.surveys.celestial import celestial_wcs, why_unusable
 from training.surveys.cutout import MIN_SIGMA_NMGY, NATIVE_TOLERANCE, Cutout, sky_noise
 from training.surveys.files import open_fits, reason
 from training.surveys.nanomaggies import check_flux_header, check_ivar_header
@@ -285,14 +286,12 @@ def _plane(
                 _check_grid(hdu, *like)
             yield hdu
     except (OSError, ValueError) as error:
-        text = "unusable WCS" if isinstance(error, WcsError) else reason(error)
+        text = why_unusable(error) if isinstance(error, WcsError) else reason(error)
         raise ValueError(f"{file.name}: {text}") from error
 
 
 def _grid(header: fits.Header) -> WCS:
-    wcs = WCS(header, naxis=2)
-    if not wcs.has_celestial:
-        raise ValueError("no celestial WCS (CTYPE1, CTYPE2)")
+    wcs = celestial_wcs(header)
     (xx, xy), (yx, yy) = wcs.pixel_scale_matrix * 3600 / PIXEL_SCALE_ARCSEC
     straight = abs(xy) < NATIVE_TOLERANCE and abs(yx) < NATIVE_TOLERANCE
     if not (straight and abs(xx + 1) < NATIVE_TOLERANCE and abs(yy - 1) < NATIVE_TOLERANCE):
@@ -307,8 +306,8 @@ def _grid(header: fits.Header) -> WCS:
 def _check_grid(hdu: _ImageHdu, wcs: WCS, plane: ndarray) -> None:
     if hdu.shape != plane.shape[-2:]:
         raise ValueError(f"expected {plane.shape[-2:]} px as the first band, got {hdu.shape}")
-    here = WCS(hdu.header, naxis=2)
-    if here.has_celestial:  # the WCS of maskbits may be absent
+    if "CTYPE1" in hdu.header:  # the WCS of maskbits may be absent
+        here = celestial_wcs(hdu.header)
         corners = np.array([[0, 0], [hdu.shape[1] - 1, hdu.shape[0] - 1]], np.float64)
         apart = wcs.wcs_world2pix(here.wcs_pix2world(corners, 0), 0) - corners
         if not (np.abs(apart) < 0.05).all():

@@ -35,6 +35,7 @@ from jaxtyping import Bool, Float32
 from numpy import ndarray
 
 from training.observations import sky_position
+from training.surveys.celestial import celestial_wcs, why_unusable
 from training.surveys.files import open_fits, pixels, plainly, stored_pixels
 from training.surveys.hsc_groups import BANDS, BROKEN, band_of
 
@@ -85,9 +86,8 @@ def open_frame(file: Path, band: str) -> Frame:
             return _parse(opened.hdus, band, opened.content)
     except BROKEN as error:
         raise ValueError(plainly(error)) from error
-    except WcsError as error:  # wcslib says in which of its lines it stopped, then why
-        why = [line for line in str(error).splitlines() if not line.startswith("ERROR")]
-        raise ValueError(f"unusable WCS: {' '.join(why)}") from error
+    except WcsError as error:
+        raise ValueError(why_unusable(error)) from error
 
 
 def _parse(hdus: fits.HDUList, band: str, content: bytes) -> Frame:
@@ -97,9 +97,10 @@ def _parse(hdus: fits.HDUList, band: str, content: bytes) -> Frame:
     flux = _plane(image, "IMAGE")
     bands = _bands(headers, flux, band)
     factor, stated, notes = _nanomaggies(headers)
-    wcs = WCS(image.header, naxis=2)
-    if not wcs.has_celestial:
-        raise ValueError("IMAGE: no celestial WCS (CTYPE1, CTYPE2)")
+    try:
+        wcs = celestial_wcs(image.header)
+    except ValueError as error:
+        raise ValueError(f"IMAGE: {error}") from error
     bad = ~(np.abs(flux) < MAX_FLUX_NMGY / factor)
     ivar = None
     if "VARIANCE" in kinds:

@@ -29,9 +29,9 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
-from astropy.wcs import WCS
 from scipy.spatial import KDTree
 
+from training.surveys.celestial import celestial_wcs
 from training.surveys.files import BROKEN_FITS, FITS_SUFFIXES, stem
 
 BANDS = ("HSC-G", "HSC-R", "HSC-I", "HSC-Z", "HSC-Y")
@@ -210,13 +210,13 @@ def _centre(file: Path) -> tuple[float, float, float] | None:
             warnings.simplefilter("ignore", AstropyWarning)
             with fits.open(file) as hdus:
                 (header, *_) = [hdu.header for hdu in hdus if _is_plane(hdu)]
-                wcs = WCS(header, naxis=2)
+                wcs = celestial_wcs(header)
                 x, y = (int(header[f"NAXIS{axis}"]) for axis in (1, 2))
                 ra, dec = np.radians(wcs.wcs_pix2world((x - 1) / 2, (y - 1) / 2, 0))
     except (OSError, ValueError, *BROKEN):
         return None
     vector = (float(np.cos(dec) * np.cos(ra)), float(np.cos(dec) * np.sin(ra)), float(np.sin(dec)))
-    return vector if wcs.has_celestial and bool(np.isfinite(vector).all()) else None
+    return vector if bool(np.isfinite(vector).all()) else None
 
 
 def _is_table(file: Path) -> bool:

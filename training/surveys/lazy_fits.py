@@ -132,7 +132,8 @@ class ImageRows:
         has_blank = stored.kind in "iu" and "BLANK" in self.header
         if scale == 1 and zero == 0 and not has_blank:
             return native
-        scaled = native * np.float64(scale) + zero
+        with np.errstate(over="ignore", invalid="ignore"):  # of a damaged scale: not finite, so bad
+            scaled = native * np.float64(scale) + zero
         if has_blank:
             return np.where(native == integer(self.header, "BLANK"), np.nan, scaled)
         return scaled

@@ -30,7 +30,7 @@ from typing import Literal
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS, WcsError
+from astropy.wcs import WcsError
 from jaxtyping import Float32, Float64
 from numpy import ndarray
 
@@ -45,6 +45,7 @@ from training.observations import (
 from training.surveys import bricks, tractor
 from training.surveys.bintable import column_names
 from training.surveys.bricks import BANDS
+from training.surveys.celestial import celestial_wcs, why_unusable
 from training.surveys.cutout import cut_out, upright
 from training.surveys.files import (
     FITS_SUFFIXES,
@@ -182,9 +183,8 @@ def _observe(file: Path) -> Observation:
         height, width = planes.shape[1:]
         try:
             ra_deg, dec_deg, degrees_per_pixel = _place(header, height=height, width=width)
-        except WcsError as error:  # wcslib says in which of its lines it stopped, then why
-            why = [line for line in str(error).splitlines() if not line.startswith("ERROR")]
-            raise ValueError(f"HDU {number}: unusable WCS: {' '.join(why)}") from error
+        except WcsError as error:
+            raise ValueError(f"HDU {number}: {why_unusable(error)}") from error
         except ValueError as error:
             raise ValueError(f"HDU {number}: {error}") from error
         ivar = _inverse_variance(opened.hdus, image_number=number, shape=planes.shape)
@@ -214,7 +214,7 @@ def _observe(file: Path) -> Observation:
         catalogue=photometry(flux_nmgy),
         notes=(
             *(() if unit else ("BUNIT missing: taken as nanomaggies",)),
-            *_resampled(turned.scale_y_arcsec),
+            *_resampled(turned.scale_y_arcsec, turned.scale_x_arcsec),
             *cutout.notes,
             "aperture photometry, 5 arcsec",
         ),
@@ -225,9 +225,7 @@ def _place(
     header: fits.Header, *, height: int, width: int
 ) -> tuple[float, float, Float64[ndarray, "2 2"]]:
     """ra_deg and dec_deg of the image centre, and degrees (east, north) of a step in (x, y)."""
-    wcs = WCS(header, naxis=2)
-    if not wcs.has_celestial:
-        raise ValueError("no celestial WCS (CTYPE1, CTYPE2)")
+    wcs = celestial_wcs(header)
     ra_deg, dec_deg = wcs.wcs_pix2world((width - 1) / 2, (height - 1) / 2, 0)
     place = sky_position(float(ra_deg), float(dec_deg))
     if place is None:
@@ -235,10 +233,12 @@ def _place(
     return *place, wcs.pixel_scale_matrix
 
 
-def _resampled(scale_arcsec: float) -> tuple[str, ...]:
-    if abs(scale_arcsec / PIXEL_SCALE_ARCSEC - 1) < 0.005:
+def _resampled(scale_y_arcsec: float, scale_x_arcsec: float) -> tuple[str, ...]:
+    both = (scale_y_arcsec, scale_x_arcsec)
+    if all(abs(scale / PIXEL_SCALE_ARCSEC - 1) < 0.005 for scale in both):
         return ()
-    return (f"resampled from {scale_arcsec:.3f} arcsec per pixel",)
+    shown = " x ".join(dict.fromkeys(f"{scale:.3f}" for scale in both))
+    return (f"resampled from {shown} arcsec per pixel",)
 
 
 def _planes(hdus: fits.HDUList) -> tuple[int, Float32[ndarray, "band y x"]]:

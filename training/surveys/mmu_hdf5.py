@@ -35,7 +35,8 @@ def open_hdf5(file: Path, key: Sequence[str]) -> Iterator[Hdf5Table]:
         with h5py.File(file, "r", locking=False) as opened:
             yield Hdf5Table(opened, key)
     except BROKEN_HDF5 as error:
-        raise ValueError(f"broken HDF5: {type(error).__name__}: {error}") from error
+        why = error.args[0] if error.args else type(error).__name__  # str() of a KeyError quotes it
+        raise ValueError(f"broken HDF5: {why}") from error
 
 
 class Hdf5Table:
@@ -78,6 +79,13 @@ class Hdf5Table:
                 raise ValueError(
                     f"column {name!r} is compressed by HDF5 filter {filter_id}, which is not at "
                     "hand: pip install hdf5plugin, or h5repack -f GZIP=4"
+                )
+        if column.chunks is None:  # past what is stored HDF5 gives what is in memory by chance
+            stored = column.id.get_storage_size()
+            promised = column.id.get_type().get_size() * column.size
+            if stored < promised:
+                raise ValueError(
+                    f"column {name!r}: {promised:,} bytes are promised, {stored:,} are stored"
                 )
         if len(column) != self.num_rows:
             raise ValueError(

@@ -459,6 +459,25 @@ def test_flipped_bits_of_a_coadd_end_in_an_image_or_a_reason(
         assert seen[0].scalars["tok_flux_r"] == 10
 
 
+@pytest.mark.parametrize(
+    ("card", "value", "expected"),
+    [
+        (b"TFIELDS =", 2**63 - 1, "expected TFIELDS from 0 to 999, got '9223372036854775807'"),
+        (b"ZNAME2  =", -5, "broken FITS file: what a header says"),
+    ],
+)
+def test_a_spoilt_header_of_a_packed_coadd_costs_the_image(
+    card: bytes, value: int, expected: str, tmp_path: Path
+) -> None:
+    file = write_coadd(tmp_path, "image-g", sky_pixels(0))
+    table = write_table(tmp_path / f"tractor-{BRICK}.fits", positions(np.array([[200, 200]])))
+    content = file.read_bytes()
+    at = content.index(card)
+    file.write_bytes(content[:at] + card.ljust(10) + b"%20d" % value + content[at + 30 :])
+
+    assert expected in lost_image(table)  # astropy would look for columns for ever
+
+
 def test_a_brick_name_that_is_a_path_finds_nothing(tmp_path: Path) -> None:
     write_coadds(tmp_path / "coadd/123/1234p056", bands="g")
     rows = [row | {"BRICKNAME": "../../.."} for row in positions(np.array([[200, 200]]))]

@@ -220,6 +220,20 @@ def test_what_is_promised_beyond_what_is_stored_is_refused(name: str, tmp_path: 
     assert not any(batch.observations for batch in batches(file))
 
 
+def test_numbers_with_another_exponent_are_refused(tmp_path: Path) -> None:
+    columns = spectra(zwarn="ZWARN")
+    file = write_hdf5(
+        tmp_path / "a.hdf5", {name: each for name, each in columns.items() if name != "ra"}
+    )
+    kind = h5py.h5t.IEEE_F64LE.copy()
+    kind.set_ebias(1007)  # a flipped bit of 1023: all numbers would be 2^16 times as large
+    with h5py.File(file, "a") as out:
+        made = h5py.h5d.create(out.id, b"ra", kind, h5py.h5s.create_simple((3,)))
+        made.write(h5py.h5s.ALL, h5py.h5s.ALL, columns["ra"])
+
+    assert reasons(file) == ["column 'ra': numbers of another format than IEEE 754"]
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.hdf5"
     for content in (b"", b"SIMPLE  =", b"\x89HDF\r\n\x1a\n", b"PAR1", b"PAR1" + bytes(99)):
@@ -286,6 +300,18 @@ def test_a_flip_in_a_checked_page_is_noticed(tmp_path: Path) -> None:
 
     assert [each for batch in batches(file) for each in batch.observations] == []
     assert any("CRC" in why for why in reasons(file))
+
+
+def test_rows_that_a_page_lacks_are_said(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "a.parquet", legacy(1, 96))
+    content = file.read_bytes()
+    assert reasons(file) == []
+    # The one value of a page is the 02 after its field header 15; 00 says that there is none.
+    pages = [m.start() for m in re.finditer(rb"\x2c\x15\x02\x15", content)]
+    assert len(pages) > 4
+    for place in pages[:4]:
+        file.write_bytes(content[: place + 2] + b"\x00" + content[place + 3 :])
+        assert reasons(file) == ["damaged: 1 rows are promised, 0 are there"]
 
 
 def test_a_row_of_very_many_values_is_refused_unread(

@@ -25,7 +25,7 @@ from training.surveys.fits_layout import damage
 
 # What astropy lets through when a header is damaged.
 BROKEN_FITS = (
-    fits.VerifyError, KeyError, IndexError, TypeError, OverflowError, MemoryError,
+    fits.VerifyError, KeyError, IndexError, TypeError, AttributeError, OverflowError, MemoryError,
     EOFError, zlib.error,  # of gzip
 )  # fmt: skip
 MAX_WHOLE_BYTES = 512 << 20  # of a file that is held in memory: ten times a brick coadd
@@ -75,6 +75,8 @@ def stem(file: Path) -> str:
 
 def reason(error: OSError | ValueError) -> str:
     """One line that says what is wrong with a file."""
+    if isinstance(error, UnicodeDecodeError):
+        return "bytes that are no text where text is expected"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
 

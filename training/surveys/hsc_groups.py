@@ -21,7 +21,6 @@ from __future__ import annotations
 import os
 import re
 import warnings
-import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,7 +37,7 @@ BANDS = ("HSC-G", "HSC-R", "HSC-I", "HSC-Z", "HSC-Y")
 SAME_OBJECT_ARCSEC = 1.0
 TABLE_SUFFIXES = (".csv", ".csv.gz")
 # What astropy lets through when a file is damaged, besides OSError and ValueError.
-BROKEN = (*BROKEN_FITS, AttributeError, AssertionError, EOFError, zlib.error)
+BROKEN = (*BROKEN_FITS, AssertionError)
 _NAME = re.compile(
     r"^(?P<front>.*?)(?:^|[-_.])(?P<band>HSC-(?:G|R2?|I2?|Z|Y))(?=[-_.]|$)(?P<back>.*)$",
     re.IGNORECASE,

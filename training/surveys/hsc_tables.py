@@ -172,7 +172,9 @@ def _fits_columns(path: Path) -> dict[str, ndarray]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)
         try:
-            with fits.open(path, memmap=not path.name.lower().endswith(".gz")) as hdus:
+            is_packed = path.name.lower().endswith(".gz")
+            # astropy leaves a file open that it opened and cannot read.
+            with path.open("rb") as opened, fits.open(opened, memmap=not is_packed) as hdus:
                 table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), None)
                 if table is None:
                     return {}

@@ -17,7 +17,6 @@ import io
 import os
 import tempfile
 import warnings
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ from training.surveys.files import (
 )
 from training.surveys.fits_layout import BLOCK, MAX_HEADER_BYTES, has_end, num_data_bytes
 
-_BROKEN = (*BROKEN_FITS, AttributeError, AssertionError, EOFError, zlib.error)
+_BROKEN = (*BROKEN_FITS, AssertionError)
 _PIXELS = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}  # by BITPIX
 _PACKED = (GZIP_START, BZIP2_START)
 
@@ -213,6 +212,7 @@ class LazyFits:
                 )
             compressed = None
             if hdu.is_compressed:
+                column_names(dict(hdu.header))  # astropy takes any number of them, and for ever
                 self._stream.seek(0)
                 compressed = fits.open(self._stream, memmap=False)[hdu.number]
             return ImageRows(

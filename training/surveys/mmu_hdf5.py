@@ -80,9 +80,12 @@ class Hdf5Table:
                     f"column {name!r} is compressed by HDF5 filter {filter_id}, which is not at "
                     "hand: pip install hdf5plugin, or h5repack -f GZIP=4"
                 )
+        kind = column.id.get_type()
+        if isinstance(kind, h5py.h5t.TypeFloatID) and kind != h5py.h5t.py_create(column.dtype):
+            raise ValueError(f"column {name!r}: numbers of another format than IEEE 754")
         if column.chunks is None:  # past what is stored HDF5 gives what is in memory by chance
             stored = column.id.get_storage_size()
-            promised = column.id.get_type().get_size() * column.size
+            promised = kind.get_size() * column.size
             if stored < promised:
                 raise ValueError(
                     f"column {name!r}: {promised:,} bytes are promised, {stored:,} are stored"

@@ -198,11 +198,14 @@ def picture(file: Path, row: Row, notes: list[str]) -> Image | None:
 
 def _decoded(content: bytes, *, mode: str) -> ndarray:
     from PIL import Image as Picture
+    from PIL import UnidentifiedImageError
 
     try:
         with Picture.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
             if max(picture.size) > MAX_PICTURE_PX:
                 raise ValueError(f"expected {MAX_PICTURE_PX} px at most, got {picture.size}")
             return np.asarray(picture.convert(mode))
+    except UnidentifiedImageError as error:  # its text names a buffer of ours
+        raise ValueError("broken picture: neither PNG nor JPEG") from error
     except (OSError, SyntaxError, Picture.DecompressionBombError) as error:
         raise ValueError(f"broken picture: {error}") from error

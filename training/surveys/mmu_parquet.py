@@ -102,6 +102,9 @@ class ParquetTable:
             columns = {name: _rows(_leaf(batch, name.split("."))) for name in names}
             yield Block(start, batch.num_rows, columns)
             start += batch.num_rows
+        promised = sum(self._opened.metadata.row_group(group).num_rows for group in groups)
+        if start < promised:  # a damaged page may hold none, which pyarrow does not mind
+            raise ValueError(f"damaged: {promised:,} rows are promised, {start:,} are there")
 
     def _check_sizes(self, paths: frozenset[str], groups: Sequence[int]) -> None:
         """Raise ValueError where a row would be large: a few bytes of Parquet may be any number."""

@@ -34,7 +34,9 @@ def demo_command(
     folder: Annotated[Path, typer.Option(help="Where simulated survey and sky are kept.")] = Path(
         "~/.cache/skykin/demo"
     ),
-    encoder: Annotated[str, typer.Option(help="Shipped name, or folder of an encoder.")] = "nano",
+    encoder: Annotated[
+        str, typer.Option(help="Shipped name, folder of an encoder, or owner/name on the Hub.")
+    ] = "nano",
     port: Port = 8501,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as one JSON document; needs --check.")

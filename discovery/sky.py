@@ -171,7 +171,7 @@ class Sky:
         """
         if self._encoder is None:
             made_by = self._version.encoder
-            encoder = encoders.load(made_by.name)
+            encoder = encoders.load(made_by.name, precision=made_by.precision)
             if (encoder.hash, encoder.head_hash) != (made_by.hash, made_by.head_hash):
                 raise EncoderMismatch(
                     f"this sky was made with encoder {made_by.hash[:12]}, head "

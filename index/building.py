@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,16 +23,20 @@ from numpy import ndarray
 
 from index import disk
 from index.changes import Changes, by_view, find_changes
-from index.embedding import InputFile, Job, Progress, Reading, embed_files
-from index.errors import DiskFull, EncoderMismatch, NotASky, VersionCorrupt
+from index.embedding import InputFile, Job, Progress, Reading, choose_workers, embed_files
+from index.errors import DiskFull, VersionCorrupt
 from index.inputs import Input, read_inputs
 from index.joints import embed_joints, find_joints
-from index.manifest import FORMAT, EncoderReference, SkyHead, read_head, read_manifest, write_head
+from index.manifest import FORMAT, EncoderReference, SkyHead, read_manifest, write_head
+from index.notes import worded
+from index.precision import Agreement, checked, measure
+from index.reference import encoder_name, head_of, is_empty, local_name, reference_of
 from index.store import Store
+from index.vectors import add_vectors
 from index.versions import Version, numbers, open_version, publish
 from index.writing import VersionWriter, labelled, object_ids_of
 from training import encoder as encoders
-from training.encoder import Encoder
+from training.encoder import Encoder, Precision
 from training.observations import Skipped
 from training.surveys import companions, reader
 
@@ -48,6 +53,11 @@ class BuildReport:
     skipped: tuple[Skipped, ...]
     seconds: float
     published: bool  # False: nothing had changed, the version is the one there was
+    precision: Precision  # of the vectors that this build made
+    # View -> smallest cosine of an object's vectors in this and in the sky's precision, both
+    # centred; empty: not measured, this is the sky's own.
+    centred_cosine: Mapping[str, float]
+    notes: tuple[str, ...]  # what the encoder notes of the values that it read
 
 
 def build(
@@ -56,6 +66,7 @@ def build(
     *,
     survey: str,
     encoder: str | Path | None = None,
+    precision: str | None = None,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
@@ -65,7 +76,10 @@ def build(
         sky: Folder of the sky; made when it is not there.
         sources: Files, or folders read recursively.
         survey: Name of a reader (training.surveys).
-        encoder: Shipped name or path of an artefact; None: the sky's own, "nano" for a new sky.
+        encoder: Shipped name, path of an artefact, or owner/name on the Hub; None: the sky's own,
+            "nano" for a new sky.
+        precision: Of the encoder's arithmetic, "float32" or "bfloat16"; None: the sky's own,
+            float32 for a new sky. Another than the sky's is measured first (precision.py).
         num_workers: Processes; None: one a core, none for a few files; 0: work in this process.
         progress: Called with stage, done, total.
 
@@ -73,7 +87,8 @@ def build(
         ValueError: an unknown survey, a source that is missing or holds no file of it, or no usable
             object in any file; nothing is published.
         NotASky: the folder holds something else.
-        EncoderMismatch: the sky was made with another encoder.
+        EncoderMismatch: the sky was made with another encoder, or in a precision that the one
+            asked for does not agree with.
         SkyBusy: another build runs.
         DiskFull: nothing more can be written; the published version stays whole.
     """
@@ -82,17 +97,22 @@ def build(
     if not sources:
         raise ValueError("expected at least one file or folder to read")
     files = _list_files(sources, survey, sky)
-    head = _head_of(sky)
-    name = _encoder_name(encoder, head)
-    loaded = encoders.load(name)
-    reference = _reference(name, loaded, sky, head)
+    head = head_of(sky)
+    name = encoder_name(encoder, head)
+    local = local_name(name)
+    asked = None if precision is None else checked(precision)
+    is_new = head is None or is_empty(sky)
+    recorded = "float32" if head is None else head.encoder.precision
+    own = asked if asked is not None and is_new else recorded
+    loaded = encoders.load(local, precision=asked or own)
+    reference = reference_of(name, loaded, sky, head, precision=own)
     with _explained(sky):
         sky.mkdir(parents=True, exist_ok=True)
         with disk.only_writer(sky):
             disk.remove_leftovers(sky)
-            if head is None:
+            if is_new:
                 write_head(sky, SkyHead(format=FORMAT, encoder=reference))
-            run = _Build(sky, survey, reference, loaded, num_workers, progress)
+            run = _Build(sky, survey, reference, loaded, local, num_workers, progress)
             report = run.run(files)
             if head is not None and head.encoder != reference:
                 write_head(sky, SkyHead(format=FORMAT, encoder=reference))
@@ -109,50 +129,6 @@ def _list_files(sources: Sequence[Path], survey: str, sky: Path) -> list[str]:
     # a sky may lie in the folder of its sources: its own files are none of the survey's
     own = os.path.join(sky, "")
     return [file for file in dict.fromkeys(files) if not file.startswith(own)]
-
-
-def _head_of(sky: Path) -> SkyHead | None:
-    """What sky.json says; None for a folder that is not there or empty."""
-    if not sky.exists():
-        return None
-    if sky.is_dir():
-        ours = ("build.lock",)  # all that a build killed at its very start leaves
-        there = [each for each in os.listdir(sky) if each not in ours]
-        if not [each for each in there if not each.startswith(disk.TEMPORARY)]:
-            return None
-    if not sky.is_dir() or not (sky / "sky.json").is_file():
-        raise NotASky(
-            f"expected a new or empty folder or a sky, but {sky} holds something else: "
-            "name another folder"
-        )
-    return read_head(sky)
-
-
-def _encoder_name(encoder: str | Path | None, head: SkyHead | None) -> str:
-    if encoder is None:
-        return "nano" if head is None else head.encoder.name
-    if isinstance(encoder, str) and (encoders.SHIPPED / encoder).is_dir():
-        return encoder
-    return os.path.abspath(encoder) if os.path.exists(encoder) else str(encoder)
-
-
-def _reference(name: str, loaded: Encoder, sky: Path, head: SkyHead | None) -> EncoderReference:
-    if not loaded.head_hash:
-        raise ValueError(f"encoder {name!r} has no search head (folder head/): train one first")
-    if head is not None and head.encoder.hash != loaded.hash:
-        raise EncoderMismatch(
-            f"{sky} was made with the encoder {head.encoder.name!r} ({head.encoder.hash[:12]}), "
-            f"not with {name!r} ({loaded.hash[:12]}), and vectors of two encoders do not compare: "
-            "build a new sky"
-        )
-    return EncoderReference(
-        name=name,
-        hash=loaded.hash,
-        head_hash=loaded.head_hash,
-        dim=loaded.dim,
-        search_dim=loaded.search_dim,
-        precision=loaded.precision,
-    )
 
 
 @contextmanager
@@ -182,6 +158,7 @@ class _Build:
     survey: str
     encoder: EncoderReference
     loaded: Encoder
+    local: str  # what it is loaded from
     num_workers: int | None
     progress: Progress | None
 
@@ -189,13 +166,9 @@ class _Build:
         is_published = (self.sky / "CURRENT").exists()
         base = open_version(self.sky) if is_published else self._newest_whole()
         store = Store(self.sky / "store", encoder_hash=self.encoder.hash)
-        job = Job(
-            encoder=self.encoder.name,
-            store=self.sky / "store",
-            encoder_hash=self.encoder.hash,
-        )
         inputs = {} if base is None else read_inputs(self.sky / base.manifest.inputs)
         same, to_read = self._sort_files(files, inputs)
+        job, job_of_joints, agreement = self._agreed(to_read, store)
         reading = embed_files(
             to_read,
             survey=self.survey,
@@ -208,7 +181,7 @@ class _Build:
         if base is None and changes.rows is None:
             raise ValueError(_nothing_usable(files, reading))
         new_inputs, skipped = self._account(inputs, same, reading, changes)
-        new, gone, num_joint = self._add_joints(base, changes, store, job, skipped)
+        new, gone, num_joint = self._add_joints(base, changes, store, job_of_joints, skipped)
         unchanged = not new and not gone.any() and new_inputs == inputs
         if base is not None and unchanged and base.encoder == self.encoder:
             number, manifest = base.number, base.manifest
@@ -216,6 +189,7 @@ class _Build:
             writer = VersionWriter(self.sky, self.encoder, self.loaded, store, base, self.progress)
             manifest = writer.write(new, gone, changes, new_inputs)
             number = manifest.number
+        num_embedded = reading.num_embedded + agreement.num_observations
         news = base is None or number != base.number or not is_published
         if news:
             publish(self.sky, number)
@@ -223,12 +197,45 @@ class _Build:
             version=number,
             num_objects=manifest.num_objects,
             num_rows=manifest.num_rows,
-            num_embedded=reading.num_embedded,
+            num_embedded=num_embedded,
             num_joint=num_joint,
             skipped=tuple(skipped),
             seconds=0.0,
             published=news,
+            precision=job.precision,
+            centred_cosine=agreement.centred_cosine,
+            notes=worded(reading.notes + agreement.notes, num_objects=num_embedded),
         )
+
+    def _agreed(self, files: Sequence[InputFile], store: Store) -> tuple[Job, Job, Agreement]:
+        """How files are embedded, and how joint views of several surveys are, as was measured."""
+        own: Precision = self.encoder.precision
+        job = Job(
+            encoder=self.local,
+            store=self.sky / "store",
+            encoder_hash=self.encoder.hash,
+            precision=own,
+        )
+        agreement = Agreement({}, (), Counter(), 0)
+        if self.loaded.precision == own:
+            return job, job, agreement
+        agreement = measure(
+            files,
+            survey=self.survey,
+            encoder=self.loaded,
+            own=own,
+            job=job,
+            store=store,
+            num_workers=choose_workers(self.num_workers, len(files)),
+        )
+        if not agreement.num_observations:  # nothing to embed, nothing to measure
+            return job, job, agreement
+        for vectors in agreement.vectors:
+            add_vectors(store, vectors)
+        store.flush()  # workers read it
+        views = tuple(agreement.centred_cosine)
+        other = replace(job, precision=self.loaded.precision, views=views)
+        return other, other if "joint" in views else job, agreement
 
     def _newest_whole(self) -> Version | None:
         """Where CURRENT is lost: what a build adds to, so that nothing that was there is lost."""

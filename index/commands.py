@@ -32,7 +32,18 @@ def build_command(
     survey: Annotated[str, typer.Option(help="Who made the files, as in: " + ", ".join(SURVEYS))],
     encoder: Annotated[
         str | None,
-        typer.Option(help="Shipped name or folder. Default: the sky's own; nano for a new sky."),
+        typer.Option(
+            help="Shipped name, folder, or owner/name on the Hub. Default: the sky's own; nano for "
+            "a new sky."
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="float32|bfloat16",
+            help="Of the encoder's arithmetic. Default: the sky's own; float32 for a new sky. "
+            "Another than the sky's goes in only where it is measured to agree.",
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes. Default: one a core.")
@@ -50,7 +61,13 @@ def build_command(
 
     with progress_bars() as show:
         report = build(
-            sky, sources, survey=survey, encoder=encoder, num_workers=workers, progress=show
+            sky,
+            sources,
+            survey=survey,
+            encoder=encoder,
+            precision=precision,
+            num_workers=workers,
+            progress=show,
         )
     if as_json:
         typer.echo(json.dumps(_as_json(report), ensure_ascii=False))
@@ -60,7 +77,13 @@ def build_command(
     if len(report.skipped) > SHOWN:
         more = len(report.skipped) - SHOWN
         typer.echo(f"... and {more:,} more (--json lists them all)", err=True)
+    for note in report.notes:
+        typer.echo(f"note: {note}", err=True)
     news = f"{report.num_embedded:,} newly embedded" if report.published else "nothing new"
+    if report.num_embedded:
+        news += f" in {report.precision}"
+    if report.centred_cosine:
+        news += f" (centred cosine {min(report.centred_cosine.values()):.4f} or more)"
     typer.echo(
         f"{sky}: version {report.version}, {report.num_objects:,} objects, "
         f"{report.num_rows:,} rows, {news}, {len(report.skipped):,} skipped, {report.seconds:.1f} s"
@@ -128,4 +151,7 @@ def _as_json(report: BuildReport) -> dict[str, object]:
         "rows": report.num_rows,
         "skipped": [{"file": each.file, "reason": each.reason} for each in report.skipped],
         "seconds": round(report.seconds, 3),
+        "precision": report.precision,
+        "centred_cosine": dict(report.centred_cosine) or None,
+        "notes": list(report.notes),
     }

@@ -8,28 +8,27 @@ reason.
 from __future__ import annotations
 
 import os
-import stat
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float16
-from numpy import ndarray
 
-from index import disk, workers
-from index.inputs import FileState
+from index import workers
+from index.errors import EncoderMismatch
+from index.inputs import FileState, content_of, file_state, printable
+from index.notes import Note
 from index.objects import as_rows
 from index.store import Store
+from index.vectors import Vectors, add_vectors, embed_each
 from training import encoder as encoders
 from training import surveys
-from training.encoder import Encoder
-from training.observations import Observation, Skipped, fingerprint
+from training.encoder import Encoder, Precision
+from training.observations import Observation, Skipped
 
 BATCH = 32  # observations that a worker holds at a time
 FILES_PER_TASK = 64
@@ -66,13 +65,6 @@ class ReadFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Vectors:
-    view: str
-    fingerprints: tuple[str, ...]
-    values: Float16[ndarray, "n dim"]
-
-
-@dataclass(frozen=True, slots=True)
 class Unseen:
     """Observations of one file that the encoder cannot read."""
 
@@ -94,6 +86,7 @@ class Piece:
     rows: pa.Table | None = None
     vectors: list[Vectors] = field(default_factory=list)
     num_embedded: int = 0
+    notes: Counter[Note] = field(default_factory=Counter)
     files: list[ReadFile] = field(default_factory=list)
     refused: list[tuple[int, Skipped]] = field(default_factory=list)  # with the number of the file
     # Observations that the encoder has no view for, by number of the file and what was seen: a
@@ -108,6 +101,7 @@ class Reading:
     rows: pa.Table | None  # columns of objects.as_rows; None: no row
     files: list[ReadFile]  # by number
     num_embedded: int
+    notes: Counter[Note]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +111,9 @@ class Job:
     encoder: str  # shipped name or absolute path
     store: Path
     encoder_hash: str
+    precision: Precision
+    # Views that may be embedded in it: those that were measured where it is not the sky's own.
+    views: tuple[str, ...] = encoders.VIEWS
 
 
 def choose_workers(num_workers: int | None, num_files: int) -> int:
@@ -158,6 +155,7 @@ def embed_files(
     unseen: dict[tuple[int, str], Unseen] = {}
     finished: dict[int, ReadFile] = {}
     num_embedded = 0
+    notes: Counter[Note] = Counter()
     flushed = time.monotonic()
     if progress and files:
         progress("embedding", 0, len(files))
@@ -176,13 +174,15 @@ def embed_files(
                 finished.update(_given_up(file, piece) for file in left)
             continue
         for vectors in piece.vectors:
-            store.append(vectors.view, vectors.fingerprints, vectors.values)
+            _check_measured(vectors, job, task[0])
+            add_vectors(store, vectors)
         if piece.rows is not None:
             rows.append((task, piece.rows))
         refused.extend(piece.refused)
         for (number, kinds), more in piece.unseen.items():
             _count(unseen, number, kinds, more)
         num_embedded += piece.num_embedded
+        notes += piece.notes
         finished.update((file.number, file) for file in piece.files)
         if time.monotonic() - flushed > FLUSH_SECONDS:
             store.flush()
@@ -200,6 +200,7 @@ def embed_files(
         rows=pa.concat_tables(tables, promote_options="permissive") if tables else None,
         files=[finished[number] for number in sorted(finished)],
         num_embedded=num_embedded,
+        notes=notes,
     )
 
 
@@ -231,7 +232,8 @@ def _without(table: pa.Table, numbers: pa.Array) -> pa.Table:
 
 def open_job(job: Job) -> tuple[Encoder, Store]:
     """The encoder and the store as it is now, in a worker."""
-    return encoders.load(job.encoder), Store(job.store, encoder_hash=job.encoder_hash)
+    encoder = encoders.load(job.encoder, precision=job.precision)
+    return encoder, Store(job.store, encoder_hash=job.encoder_hash)
 
 
 def _file_handler(job: Job, survey: str) -> workers.Handler:
@@ -249,16 +251,16 @@ def _read_files(
         try:
             # before reading: a change while reading shows next time
             state, *others = (file_state(path) for path in (file.path, *file.companions))
-            sha256 = _content_of(file)
+            sha256 = content_of(file.path, file.companions)
         except (OSError, ValueError) as error:
             text = error.strerror if isinstance(error, OSError) else str(error)
-            reason = Skipped(_printable(file.path), f"cannot be read: {text}")
+            reason = Skipped(printable(file.path), f"cannot be read: {text}")
             piece.files.append(ReadFile(file.number, file.path, 0, 0, "", 0, (reason,)))
             continue
         same = sha256 == file.known_sha256
         num_rows, skipped = 0, []
         if not same:
-            for item in _read(survey, Path(file.path)):
+            for item in read_observations(survey, Path(file.path)):
                 if isinstance(item, Skipped):
                     skipped.append(item)
                     continue
@@ -278,33 +280,7 @@ def _read_files(
     yield piece
 
 
-def _content_of(file: InputFile) -> str:
-    """sha256 of a file; of the list of sha256 where others are read with it."""
-    digests = [disk.sha256_of(Path(path)) for path in (file.path, *file.companions)]
-    return digests[0] if len(digests) == 1 else fingerprint(*digests)
-
-
-def file_state(path: str) -> FileState:
-    """Size and time of a file.
-
-    Raises:
-        ValueError: what would stop the build, not only its own reading. Opening a pipe waits for
-            ever; a name that is not UTF-8 fits no table and no JSON.
-        OSError: it is not there.
-    """
-    status = os.stat(path)
-    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-        raise ValueError("expected a regular file, got a pipe, socket or device")
-    if _printable(path) != path:
-        raise ValueError("its name is not UTF-8: rename it")
-    return FileState(path, status.st_size, status.st_mtime_ns)
-
-
-def _printable(path: str) -> str:
-    return path.encode(errors="backslashreplace").decode()
-
-
-def _read(survey: str, file: Path) -> Iterator[Observation | Skipped]:
+def read_observations(survey: str, file: Path) -> Iterator[Observation | Skipped]:
     """Every observation of a file, one by one. Whatever its content does, it is not fatal."""
     try:
         for batch in surveys.reader(survey).read(file, batch_size=BATCH):
@@ -336,7 +312,9 @@ def _embed(
         seen.append((number, observation, views))
         if not all(store.has(view, [observation.fingerprint])[0] for view in views):
             fresh.append(observation)
-    refused = _embed_all(piece, fresh, encoder)
+    vectors, notes, refused = embed_each(fresh, encoder)
+    piece.vectors += vectors
+    piece.notes.update(notes)
     kept = [each for each in seen if each[1].fingerprint not in refused]
     for number, observation, _ in seen:
         if observation.fingerprint in refused:
@@ -357,40 +335,10 @@ def _refuse(piece: Piece, number: int, observation: Observation, reason: str) ->
     piece.refused.append((number, skipped))
 
 
-def _embed_all(piece: Piece, observations: list[Observation], encoder: Encoder) -> dict[str, str]:
-    """Embed; an observation that the encoder refuses is given back with its reason."""
-    if not observations:
-        return {}
-    try:
-        piece.vectors.extend(vectors_of(observations, encoder, views=encoders.VIEWS))
-        return {}
-    except (ValueError, RuntimeError):
-        refused = {}
-        for observation in observations:
-            try:
-                piece.vectors.extend(vectors_of([observation], encoder, views=encoders.VIEWS))
-            except (ValueError, RuntimeError) as error:
-                refused[observation.fingerprint] = f"cannot be embedded: {error}"
-        return refused
-
-
-def vectors_of(
-    observations: Sequence[Observation], encoder: Encoder, *, views: Sequence[str]
-) -> list[Vectors]:
-    """Embed observations; vectors by view, in float16.
-
-    Raises:
-        ValueError: a vector is not finite in float16.
-    """
-    embedded = encoder.embed(observations, views=views)
-    with np.errstate(over="ignore"):  # checked below
-        values = embedded.vectors.astype(np.float16)
-    if not np.isfinite(values).all():
-        raise ValueError("its vector is not finite in float16")
-    given = np.array(embedded.views)
-    out = []
-    for view in dict.fromkeys(embedded.views):
-        here = np.flatnonzero(given == view)
-        names = tuple(observations[embedded.rows[i]].fingerprint for i in here)
-        out.append(Vectors(view, names, values[here]))
-    return out
+def _check_measured(vectors: Vectors, job: Job, file: InputFile) -> None:
+    if vectors.view not in job.views:
+        raise EncoderMismatch(
+            f"{file.path}: whether its view {vectors.view} in {job.precision} fits in with the "
+            f"sky was not measured, only that of {', '.join(job.views)} in the first files: build "
+            "it on its own, or all in the precision of the sky"
+        )

@@ -9,6 +9,7 @@ that gave the version no row is not written down: it is tried again by every bui
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from index import disk
 from index.errors import VersionCorrupt
-from training.observations import Skipped
+from training.observations import Skipped, fingerprint
 
 _SCHEMA = pa.schema(
     {
@@ -90,3 +91,30 @@ def read_inputs(path: Path) -> dict[tuple[str, str], Input]:
         line["companions"] = tuple(FileState(**each) for each in line["companions"])
     inputs = [Input(**line) for line in lines]
     return {(each.survey, each.path): each for each in inputs}
+
+
+def content_of(path: str, companions: Sequence[str]) -> str:
+    """sha256 of a file; of the list of sha256 where others are read with it."""
+    digests = [disk.sha256_of(Path(each)) for each in (path, *companions)]
+    return digests[0] if len(digests) == 1 else fingerprint(*digests)
+
+
+def file_state(path: str) -> FileState:
+    """Size and time of a file.
+
+    Raises:
+        ValueError: what would stop the build, not only its own reading. Opening a pipe waits for
+            ever; a name that is not UTF-8 fits no table and no JSON.
+        OSError: it is not there.
+    """
+    status = os.stat(path)
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise ValueError("expected a regular file, got a pipe, socket or device")
+    if printable(path) != path:
+        raise ValueError("its name is not UTF-8: rename it")
+    return FileState(path, status.st_size, status.st_mtime_ns)
+
+
+def printable(path: str) -> str:
+    """A name of a file, with escapes for what is not UTF-8."""
+    return path.encode(errors="backslashreplace").decode()

@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from index import workers
-from index.embedding import BATCH, Job, Progress, Vectors, choose_workers, open_job, vectors_of
+from index.embedding import BATCH, Job, Progress, choose_workers, open_job
 from index.objects import ROW_FIELDS
 from index.predicate import connection
 from index.store import Store
+from index.vectors import Vectors, add_vectors, vectors_of
 from training import encoder as encoders
 from training.encoder import Encoder
 from training.observations import Observation, Skipped, fingerprint
@@ -156,7 +157,7 @@ def embed_joints(
                 skipped.append(_left_out(task[0], reason))
             continue
         for vectors in piece.vectors:
-            store.append(vectors.view, vectors.fingerprints, vectors.values)
+            add_vectors(store, vectors)
         skipped.extend(piece.skipped)
         num_done += piece.num_tried
         if progress:
@@ -174,11 +175,12 @@ def _embed(task: Sequence[JointTask], *, encoder: Encoder) -> Iterator[_Made]:
     made = _Made(len(task))
     for joint in task:
         try:
-            (vectors,) = vectors_of([_merged(joint)], encoder, views=("joint",))
+            # what the values are like was noted when the parts were embedded
+            (vectors,), _ = vectors_of([_merged(joint)], encoder, views=("joint",))
         except (ValueError, RuntimeError, OSError) as error:
             made.skipped.append(_left_out(joint, str(error)))
             continue
-        made.vectors.append(Vectors("joint", (joint.fingerprint,), vectors.values))
+        made.vectors.append(replace(vectors, fingerprints=(joint.fingerprint,)))
     yield made
 
 

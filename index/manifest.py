@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,12 +28,12 @@ class EncoderReference(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str  # of a shipped encoder, or the absolute path of a folder
+    name: str  # of a shipped encoder, absolute path of a folder, or owner/name on the Hub
     hash: str  # of transformer and tokenizers
     head_hash: str
     dim: int  # of a stored vector
     search_dim: int
-    precision: str
+    precision: Literal["float32", "bfloat16"]  # of a build that asks for none
 
 
 class FileRecord(BaseModel):

@@ -44,6 +44,7 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "fingerprint": pa.string(),
     "calibrated": pa.bool_(),
     "notes": pa.list_(pa.string()),
+    "precision": pa.string(),  # of the encoder's arithmetic; NULL until the row has its vector
     "ra_deg": pa.float64(),
     "dec_deg": pa.float64(),
 }
@@ -74,8 +75,9 @@ def as_rows(seen: Sequence[tuple[int, Observation, tuple[str, ...]]], *, reader:
         "views": pa.array([list(views) for _, _, views in seen], pa.list_(pa.string())),
     }
     for name, kind in ROW_FIELDS.items():
-        if name == "reader":
-            columns[name] = pa.array([reader] * len(seen), kind)
+        if name in ("reader", "precision"):
+            same = reader if name == "reader" else None
+            columns[name] = pa.array([same] * len(seen), kind)
             continue
         values = [getattr(observation, name) for observation in observations]
         columns[name] = pa.array([list(v) if name == "notes" else v for v in values], kind)

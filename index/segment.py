@@ -1,11 +1,13 @@
 """Immutable rows of one view: unit search vectors, whose they are, and what they were made from.
 
 segments/<view>-<digest>/
-    segment.json     counts, hashes of encoder and head, precision, checksums of the files
+    segment.json     counts, hashes of encoder and head, precision of the stored numbers and of the
+                     encoder's arithmetic, checksums of the files
     vectors.npy      float16 (row, dim), unit length, memory-mapped
     object_key.npy   int64 (row,), ascending
     rows.parquet     survey, release, source_id, object_id as the survey gives it, source,
-                     source_part, calibrated, notes, fingerprint, position, catalogue values
+                     source_part, calibrated, notes, precision of the encoder's arithmetic,
+                     fingerprint, position, catalogue values
 """
 
 from __future__ import annotations
@@ -42,6 +44,10 @@ class Segment:
         self.dim = int(str(head["dim"]))
         self.encoder_hash = str(head["encoder_hash"])
         self.head_hash = str(head["head_hash"])
+        # segments without the field are older than any encoder that could be loaded in bfloat16
+        made_in = head.get("encoder_precisions", ["float32"])
+        assert isinstance(made_in, list)
+        self.encoder_precisions: tuple[str, ...] = tuple(map(str, made_in))
         files = head["files"]
         assert isinstance(files, dict)
         for name, record in files.items():
@@ -87,6 +93,9 @@ class Segment:
             raise VersionCorrupt(f"{path} is damaged: {error}") from error
         if table.num_rows != self.num_rows:
             raise VersionCorrupt(f"{path}: expected {self.num_rows} rows, got {table.num_rows}")
+        if "precision" not in table.column_names and (columns is None or "precision" in columns):
+            same = pa.array(self.encoder_precisions * self.num_rows, pa.string())
+            table = table.append_column("precision", same)
         return table.add_column(0, "object_key", pa.array(self.object_key))
 
     def _load(self, name: str, shape: tuple[int, ...]) -> ndarray:
@@ -113,7 +122,7 @@ def write_segment(
         parent: Folder of all segments.
         view: What the vectors were made from.
         keys: Object of each row, ascending.
-        rows: One line a row, without `object_key`.
+        rows: One line a row, without `object_key`; `precision` is the encoder's.
         blocks: The vectors in order, unit length, a block of rows at a time.
         dim: Of the vectors.
         encoder_hash: Of the encoder that made them.
@@ -143,6 +152,7 @@ def write_segment(
             "num_objects": len(np.unique(keys)),
             "dim": dim,
             "precision": "float16",
+            "encoder_precisions": sorted(set(rows["precision"].to_pylist())),
             "encoder_hash": encoder_hash,
             "head_hash": head_hash,
             "codec_hash": None,

@@ -5,7 +5,8 @@ parts, which are written once and never change:
 
     store/<encoder hash, 16 digits>/<view>/<part>/part.json, fingerprint.npy, vectors.npy
 
-`fingerprint.npy` is uint8 (n, 32), `vectors.npy` float16 (n, dim). A part is named after its
+`fingerprint.npy` is uint8 (n, 32), `vectors.npy` float16 (n, dim). The vectors of a part were made
+in one precision of the encoder's arithmetic, which part.json tells. A part is named after its
 content, so several writers may add parts to one store.
 """
 
@@ -46,18 +47,26 @@ class Store:
         self.folder = folder / encoder_hash[:16]
         self.encoder_hash = encoder_hash
         self._views: dict[str, _View] = {}
-        self._waiting: dict[str, dict[str, ndarray]] = {}  # view -> fingerprint -> float16 (dim,)
+        # view -> precision -> fingerprint -> float16 (dim,)
+        self._waiting: dict[str, dict[str, dict[str, ndarray]]] = {}
 
     def has(self, view: str, fingerprints: Sequence[str]) -> Bool[ndarray, " n"]:
         """Which of these observations have a vector of the view."""
-        waiting = self._waiting.get(view, {})
+        waiting = self._waiting.get(view, {}).values()
         found = self._find(view, fingerprints) >= 0
-        return found | np.array([each in waiting for each in fingerprints], dtype=bool)
+        return found | np.array(
+            [any(each in some for some in waiting) for each in fingerprints], dtype=bool
+        )
 
     def append(
-        self, view: str, fingerprints: Sequence[str], vectors: Float16[ndarray, "n dim"]
+        self,
+        view: str,
+        fingerprints: Sequence[str],
+        vectors: Float16[ndarray, "n dim"],
+        *,
+        precision: str,
     ) -> None:
-        """Add vectors; those already there are left as they are.
+        """Add vectors; those already there, in whichever precision, are left as they are.
 
         Raises:
             ValueError: a vector is not finite (float16 holds at most 65,504).
@@ -69,16 +78,17 @@ class Store:
                 f"observation {fingerprints[bad]}"
             )
         known = self.has(view, fingerprints)
-        waiting = self._waiting.setdefault(view, {})
+        waiting = self._waiting.setdefault(view, {}).setdefault(precision, {})
         for i in np.flatnonzero(~known).tolist():
             waiting.setdefault(fingerprints[i], vectors[i])
         if len(waiting) >= PART_ROWS:
-            self._write_part(view)
+            self._write_part(view, precision)
 
     def flush(self) -> None:
         """Put everything appended so far on disk."""
-        for view in list(self._waiting):
-            self._write_part(view)
+        for view, waiting in self._waiting.items():
+            for precision in waiting:
+                self._write_part(view, precision)
 
     def vectors(self, view: str, fingerprints: Sequence[str]) -> Float16[ndarray, "n dim"]:
         """The vectors of these observations, in their order. Call `flush` before.
@@ -86,14 +96,7 @@ class Store:
         Raises:
             VersionCorrupt: one is not in the store.
         """
-        place = self._find(view, fingerprints)
-        if (place < 0).any():
-            missing = fingerprints[int(np.argmax(place < 0))]
-            raise VersionCorrupt(
-                f"{self.folder / view} has no vector of the observation {missing}: "
-                "build again from its file"
-            )
-        known = self._view(view)
+        known, place = self._places(view, fingerprints)
         part, row = known.part[place], known.row[place]
         out: ndarray | None = None
         for number in np.unique(part):
@@ -105,6 +108,27 @@ class Store:
         if out is None:
             raise ValueError("expected at least one fingerprint, got none")
         return out
+
+    def precisions(self, view: str, fingerprints: Sequence[str]) -> list[str]:
+        """The precision that each of these vectors was made in. Call `flush` before.
+
+        Raises:
+            VersionCorrupt: one is not in the store.
+        """
+        known, place = self._places(view, fingerprints)
+        part = known.part[place]
+        made_in = {number: _precision_of(known.parts[number]) for number in np.unique(part)}
+        return [made_in[number] for number in part]
+
+    def _places(self, view: str, fingerprints: Sequence[str]) -> tuple[_View, Int64[ndarray, " n"]]:
+        place = self._find(view, fingerprints)
+        if (place < 0).any():
+            missing = fingerprints[int(np.argmax(place < 0))]
+            raise VersionCorrupt(
+                f"{self.folder / view} has no vector of the observation {missing}: "
+                "build again from its file"
+            )
+        return self._view(view), place
 
     def _find(self, view: str, fingerprints: Sequence[str]) -> Int64[ndarray, " n"]:
         """Index into the view's sorted fingerprints, -1 where there is none."""
@@ -141,8 +165,8 @@ class Store:
         known.fingerprints = known.fingerprints[order]
         known.part, known.row = known.part[order], known.row[order]
 
-    def _write_part(self, view: str) -> None:
-        waiting = self._waiting.get(view, {})
+    def _write_part(self, view: str, precision: str) -> None:
+        waiting = self._waiting[view][precision]
         if not waiting:
             return
         self._view(view)  # listed before the new part is there, which is added below
@@ -150,6 +174,7 @@ class Store:
         vectors = np.stack(list(waiting.values()))  # (n, dim)
         digest = hashlib.sha256(fingerprints.tobytes())
         digest.update(vectors.tobytes())
+        digest.update(precision.encode())
         final = self.folder / view / digest.hexdigest()[:16]
         with disk.new_folder(final.parent) as temporary:
             disk.write_array(temporary / "fingerprint.npy", fingerprints.reshape(-1, 32))
@@ -160,6 +185,7 @@ class Store:
                 {
                     "encoder_hash": self.encoder_hash,
                     "view": view,
+                    "precision": precision,
                     "num_rows": len(vectors),
                     "dim": int(vectors.shape[1]),
                     "files": files,
@@ -168,10 +194,15 @@ class Store:
             disk.seal(temporary, final)
         self._add_part(view, final)
         self._sort(view)
-        self._waiting[view] = {}
+        self._waiting[view][precision] = {}
 
 
 PART_FILES = ("fingerprint.npy", "vectors.npy")
+
+
+def _precision_of(part: Path) -> str:
+    # parts without the field are older than any encoder that could be loaded in bfloat16
+    return str(disk.read_json(part / "part.json").get("precision", "float32"))
 
 
 def _as_bytes(fingerprints: Sequence[str]) -> ndarray:

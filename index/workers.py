@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -37,7 +37,7 @@ def num_cores() -> int:
 
 def stream(
     setup: Callable[[], Handler], tasks: deque[Any], *, num_workers: int
-) -> Iterator[tuple[Any, Any]]:
+) -> Generator[tuple[Any, Any]]:
     """Work through tasks, in no order, and give (task, piece) as pieces come.
 
     Args:

@@ -166,7 +166,7 @@ class VersionWriter:
             self.sky / "segments",
             view=view,
             keys=rows["object_key"].to_numpy(),
-            rows=rows.drop_columns(["object_key"]),
+            rows=self._with_precision(view, rows.drop_columns(["object_key"])),
             blocks=self._search_vectors(view, rows["fingerprint"]),
             dim=self.encoder.search_dim,
             encoder_hash=self.encoder.hash,
@@ -178,6 +178,15 @@ class VersionWriter:
             num_rows=rows.num_rows,
             head=record(self.sky, self.sky / "segments" / name / "segment.json"),
         )
+
+    def _with_precision(self, view: str, rows: pa.Table) -> pa.Table:
+        """Rows with the precision that the store has of their vectors."""
+        column: list[str] = []
+        for start in range(0, rows.num_rows, BLOCK_ROWS):
+            some = rows["fingerprint"].slice(start, BLOCK_ROWS).to_pylist()
+            column += self.store.precisions(view, some)
+        place = rows.column_names.index("precision")
+        return rows.set_column(place, "precision", pa.array(column, pa.string()))
 
     def _search_vectors(self, view: str, fingerprints: pa.ChunkedArray) -> Iterator[ndarray]:
         for start in range(0, len(fingerprints), BLOCK_ROWS):

@@ -45,7 +45,10 @@ def test_build_json_is_one_document(tmp_path: Path, files: Path, encoder: Path) 
     stdout, _ = build(tmp_path / "sky", files, encoder, "--json")
     document = json.loads(stdout)
 
-    assert list(document) == ["version", "objects", "rows", "skipped", "seconds"]
+    assert list(document) == [
+        "version", "objects", "rows", "skipped", "seconds", "precision", "centred_cosine", "notes",
+    ]  # fmt: skip
+    assert (document["precision"], document["centred_cosine"]) == ("float32", None)
     assert (document["version"], document["objects"], document["rows"]) == (1, 2, 4)
     (skipped,) = document["skipped"]
     assert skipped["file"] == str(files / "text.fits")

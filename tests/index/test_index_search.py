@@ -27,7 +27,7 @@ def unit(rows: int, seed: int, *, repeats: int = 1) -> ndarray:
 
 
 def write(folder: Path, keys: ndarray, vectors: ndarray) -> Segment:
-    rows = pa.table({"source": [str(key) for key in keys]})
+    rows = pa.table({"source": [str(key) for key in keys], "precision": ["float32"] * len(keys)})
     name = write_segment(
         folder,
         view="image",

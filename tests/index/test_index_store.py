@@ -31,7 +31,7 @@ def vectors_of(numbers: list[int]) -> ndarray:
 def test_vectors_come_back_in_the_order_asked_after_reopening(tmp_path: Path) -> None:
     store = Store(tmp_path, encoder_hash="e" * 64)
     numbers = list(range(300))
-    store.append("image", names(numbers), vectors_of(numbers))
+    store.append("image", names(numbers), vectors_of(numbers), precision="float32")
     store.flush()
 
     asked = list(np.random.default_rng(1).permutation(numbers))
@@ -48,7 +48,7 @@ def test_batches_and_repeats_change_nothing(
     folder = tmp_path_factory.mktemp("store")
     store = Store(folder, encoder_hash="e" * 64)
     for numbers in batches:
-        store.append("image", names(numbers), vectors_of(numbers))
+        store.append("image", names(numbers), vectors_of(numbers), precision="float32")
         store.flush()
     there = sorted({number for numbers in batches for number in numbers})
 
@@ -63,7 +63,7 @@ def test_batches_and_repeats_change_nothing(
 
 def test_views_and_encoders_are_kept_apart(tmp_path: Path) -> None:
     store = Store(tmp_path, encoder_hash="a" * 64)
-    store.append("image", names([1]), vectors_of([1]))
+    store.append("image", names([1]), vectors_of([1]), precision="float32")
     store.flush()
 
     assert store.has("image", names([1])).all()
@@ -73,7 +73,7 @@ def test_views_and_encoders_are_kept_apart(tmp_path: Path) -> None:
 
 def test_what_a_killed_writer_left_is_not_read(tmp_path: Path) -> None:
     store = Store(tmp_path, encoder_hash="e" * 64)
-    store.append("image", names([1]), vectors_of([1]))
+    store.append("image", names([1]), vectors_of([1]), precision="float32")
     store.flush()
     half = store.folder / "image" / f"{disk.TEMPORARY}half"
     half.mkdir()
@@ -87,7 +87,7 @@ def test_a_vector_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     bad = np.full((1, DIM), np.inf, np.float16)
 
     with pytest.raises(ValueError, match="finite") as caught:
-        store.append("image", names([1]), bad)
+        store.append("image", names([1]), bad, precision="float32")
 
     assert names([1])[0] in str(caught.value)
 
@@ -100,7 +100,7 @@ def test_a_fingerprint_that_is_no_sha256_is_refused(tmp_path: Path, name: str) -
 
 def test_a_vector_that_is_not_there_is_named(tmp_path: Path) -> None:
     store = Store(tmp_path, encoder_hash="e" * 64)
-    store.append("image", names([1]), vectors_of([1]))
+    store.append("image", names([1]), vectors_of([1]), precision="float32")
     store.flush()
 
     with pytest.raises(VersionCorrupt, match=names([2])[0]):
@@ -109,7 +109,7 @@ def test_a_vector_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     store = Store(tmp_path, encoder_hash="e" * 64)
-    store.append("image", names([1]), vectors_of([1]))
+    store.append("image", names([1]), vectors_of([1]), precision="float32")
     store.flush()
     (file,) = tmp_path.glob("*/*/*/fingerprint.npy")
     file.write_bytes(b"")

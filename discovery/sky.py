@@ -22,6 +22,7 @@ from discovery.seeds import (
     without_position,
 )
 from index.errors import EncoderMismatch, OutsideFootprint
+from index.precision import checked
 from index.version import Version
 from index.versions import open_version
 from training import encoder as encoders
@@ -171,7 +172,7 @@ class Sky:
         """
         if self._encoder is None:
             made_by = self._version.encoder
-            encoder = encoders.load(made_by.name, precision=made_by.precision)
+            encoder = encoders.load(made_by.name, precision=checked(made_by.precision))
             if (encoder.hash, encoder.head_hash) != (made_by.hash, made_by.head_hash):
                 raise EncoderMismatch(
                     f"this sky was made with encoder {made_by.hash[:12]}, head "

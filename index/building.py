@@ -78,7 +78,7 @@ def build(
         survey: Name of a reader (training.surveys).
         encoder: Shipped name, path of an artefact, or owner/name on the Hub; None: the sky's own,
             "nano" for a new sky.
-        precision: Of the encoder's arithmetic, "float32" or "bfloat16"; None: the sky's own,
+        precision: Of the encoder's arithmetic, see training.encoder; None: the sky's own,
             float32 for a new sky. Another than the sky's is measured first (precision.py).
         num_workers: Processes; None: one a core, none for a few files; 0: work in this process.
         progress: Called with stage, done, total.
@@ -102,7 +102,7 @@ def build(
     local = local_name(name)
     asked = None if precision is None else checked(precision)
     is_new = head is None or is_empty(sky)
-    recorded = "float32" if head is None else head.encoder.precision
+    recorded = checked("float32" if head is None else head.encoder.precision)
     own = asked if asked is not None and is_new else recorded
     loaded = encoders.load(local, precision=asked or own)
     reference = reference_of(name, loaded, sky, head, precision=own)
@@ -209,7 +209,7 @@ class _Build:
 
     def _agreed(self, files: Sequence[InputFile], store: Store) -> tuple[Job, Job, Agreement]:
         """How files are embedded, and how joint views of several surveys are, as was measured."""
-        own: Precision = self.encoder.precision
+        own = checked(self.encoder.precision)
         job = Job(
             encoder=self.local,
             store=self.sky / "store",

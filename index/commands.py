@@ -83,7 +83,7 @@ def build_command(
     if report.num_embedded:
         news += f" in {report.precision}"
     if report.centred_cosine:
-        news += f" (centred cosine {min(report.centred_cosine.values()):.4f} or more)"
+        news += f" (centred cosine {min(report.centred_cosine.values()):.6f} or more)"
     typer.echo(
         f"{sky}: version {report.version}, {report.num_objects:,} objects, "
         f"{report.num_rows:,} rows, {news}, {len(report.skipped):,} skipped, {report.seconds:.1f} s"

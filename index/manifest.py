@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -33,7 +32,7 @@ class EncoderReference(BaseModel):
     head_hash: str
     dim: int  # of a stored vector
     search_dim: int
-    precision: Literal["float32", "bfloat16"]  # of a build that asks for none
+    precision: str  # of a build that asks for none, see training.encoder
 
 
 class FileRecord(BaseModel):

@@ -40,7 +40,7 @@ def build_command(
     precision: Annotated[
         str | None,
         typer.Option(
-            metavar="float32|bfloat16",
+            metavar="float32|bfloat16|bfloat16-all",
             help="Of the encoder's arithmetic. Default: the sky's own; float32 for a new sky. "
             "Another than the sky's goes in only where it is measured to agree.",
         ),

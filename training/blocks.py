@@ -63,9 +63,10 @@ def attend(
     mask = None if allowed is None else allowed[:, None]
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     # On a CPU the backward pass of bfloat16 attention is twice as slow as that of float32.
-    with torch.autocast(q.device.type, enabled=q.device.type != "cpu"):
-        if q.device.type == "cpu":
-            q, k, v = q.float(), k.float(), v.float()
+    if q.device.type == "cpu" and torch.is_grad_enabled():
+        with torch.autocast("cpu", enabled=False):
+            mixed = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+    else:
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return mixed.transpose(1, 2).flatten(2)
 
@@ -168,7 +169,8 @@ class GatedMLP(nn.Module):
         self.fc3 = nn.Linear(config.dim, hidden, bias=config.mlp_bias)
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        return self.fc2(F.silu(self.fc1(x)) * self.fc3(x))
+        gate = F.silu(self.fc1(x), inplace=not torch.is_grad_enabled())
+        return self.fc2(gate * self.fc3(x))
 
 
 class EncoderBlock(nn.Module):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 from numpy import ndarray
-from torch import Tensor
+from torch import Tensor, nn
 
 from training import artifact, hub
 from training.artifact import Artifact
@@ -41,7 +41,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "bfloat16-all"]
 
 
 class EncoderNotFound(ValueError):
@@ -127,7 +127,8 @@ class Encoder:
         head_hash: sha256 of the search head, "" where the artefact has none.
         dim: Length of an encoder vector.
         search_dim: Length of a search vector.
-        precision: Arithmetic of the transformer; tokenizers always work in float32.
+        precision: "bfloat16" is the arithmetic of the transformer alone, since a rounding in a
+            tokenizer can change a token; "bfloat16-all" that of the network tokenizers too.
         max_objects: Objects through the transformer at once; halved where they do not fit.
     """
 
@@ -147,9 +148,13 @@ class Encoder:
         self.codecs = {name: codec.to(device) for name, codec in parts.codecs.items()}
         self.head = parts.head
         self._keys = tuple(parts.transformer.config.domains_in)
+        if precision != "float32":
+            _in_bfloat16(self.transformer.encoder)
         for codec in self.codecs.values():
             if isinstance(codec, ImageTokenizer):
                 codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                if precision == "bfloat16-all":
+                    _in_bfloat16(codec.encoder)
 
     def views(self, observation: Observation) -> tuple[str, ...]:
         """Views that this encoder can make of an observation, in the order of VIEWS."""
@@ -238,18 +243,23 @@ class Encoder:
         ordered = tuple(key for key in self._keys if key in keys)
         for start in range(0, len(rows), self.max_objects):
             for made in self._fitting(
-                lambda some: tokenize(
-                    observations, self.codecs, ordered, some, device=self.device, at_once=len(some)
-                ),
+                lambda some: self._tokenized(observations, ordered, some),
                 rows[start : start + self.max_objects],
             ):
                 for key, codes in made.items():
                     tokens[key].update(codes)
         return tokens
 
+    def _tokenized(
+        self, observations: Sequence[Observation], keys: Sequence[str], rows: Sequence[int]
+    ) -> Tokens:
+        with self._autocast("bfloat16-all"):
+            return tokenize(
+                observations, self.codecs, keys, rows, device=self.device, at_once=len(rows)
+            )
+
     def _pooled(self, objects: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, "n dim"]:
-        bfloat16 = self.precision == "bfloat16"
-        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=bfloat16):
+        with torch.no_grad(), self._autocast("bfloat16", "bfloat16-all"):
             encoded = self.transformer.encode_packed(objects)
             if self.pooling is None or not self.pooling.config.attentive:
                 return self.transformer.pool(encoded).float().cpu()
@@ -257,6 +267,11 @@ class Encoder:
             outputs = self.transformer.pooled_tokens(encoded)
         with torch.no_grad():
             return self.pooling.attend(outputs, encoded.packing.lengths).cpu()
+
+    def _autocast(self, *precisions: Precision) -> torch.autocast:
+        return torch.autocast(
+            self.device, torch.bfloat16, enabled=self.precision in precisions, cache_enabled=False
+        )
 
     def _fitting(self, run: Callable[[Sequence[Item]], Made], items: Sequence[Item]) -> list[Made]:
         """Run on all items; what does not fit into memory in halves, and so from then on."""
@@ -293,6 +308,13 @@ def in_halves(
     first, fits = in_halves(run, items[:half])
     second, also = in_halves(run, items[half:])
     return first + second, min(fits, half) if also >= len(items) - half else min(fits, also)
+
+
+def _in_bfloat16(networks: nn.Module) -> None:
+    """Keep weights of products as autocast would cast them at each use; norms stay float32."""
+    for module in networks.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(torch.bfloat16)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

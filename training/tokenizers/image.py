@@ -189,7 +189,9 @@ class ImageTokenizer(nn.Module):
     def _latent(self, compressed: Tensor, channels: Tensor) -> Tensor:
         # Channels last is the faster layout for convolutions on a CPU.
         pixels = self.project_in(compressed, channels).contiguous(memory_format=torch.channels_last)
-        latent = self.to_code(self.encoder(pixels))
+        features = self.encoder(pixels)
+        with torch.autocast(features.device.type, enabled=False):  # rounding here would move codes
+            latent = self.to_code(features.float())
         return latent.movedim(1, -1)  # (b, row, column, embedding)
 
     def _from_values(self, values: Tensor) -> Tensor:

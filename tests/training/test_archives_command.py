@@ -63,7 +63,7 @@ def test_what_arrived_is_told_in_one_line(
         f"see {out / 'fetched.csv'}"
     ]
     assert "row 2 b: nothing: HTTP 404" in result.stderr
-    assert "row 3 : refused: outside the sky" in result.stderr
+    assert "row 3 : refused: expected ra_deg in [0, 360)" in result.stderr
 
 
 def test_json_is_one_document(

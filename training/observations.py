@@ -84,6 +84,7 @@ class Spectrum:
     ivar: Float32[ndarray, " wavelength"]
     mask: Bool[ndarray, " wavelength"]  # True = bad
     wavelength_angstrom: Float64[ndarray, " wavelength"]  # vacuum
+    survey: str = ""  # like whose spectra it is, where the observation is of another survey
 
     def __post_init__(self) -> None:
         shapes = {a.shape for a in (self.flux, self.ivar, self.mask, self.wavelength_angstrom)}

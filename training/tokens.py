@@ -186,7 +186,7 @@ def key_of_spectrum(keys: Sequence[str], seen: Observation) -> str | None:
     """The stream that takes the spectrum of an observation, None where there is none."""
     if seen.spectrum is None:
         return None
-    own = f"tok_spectrum_{seen.survey}"
+    own = f"tok_spectrum_{seen.spectrum.survey or seen.survey}"
     return own if own in keys else next((k for k in keys if STREAM[k].kind == "spectrum"), None)
 
 

@@ -514,7 +514,7 @@ def test_workers_change_nothing(
     assert ("embedding", 4, 4) in stages
 
 
-@pytest.mark.parametrize("files_per_task", [1, 64])
+@pytest.mark.parametrize("files_per_task", [pytest.param(1, marks=pytest.mark.slow), 64])
 def test_a_worker_that_dies_costs_at_most_the_file_it_read(
     tmp_path: Path, into: Builder, monkeypatch: pytest.MonkeyPatch, files_per_task: int
 ) -> None:

@@ -71,7 +71,13 @@ def half_built(tmp_path: Path, into: Builder) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize(
     ("where", "num_workers"),
-    [("embedding", 0), ("embedding", 2), ("segments", 0), ("partitions", 0), ("publish", 0)],
+    [
+        pytest.param("embedding", 0, marks=pytest.mark.slow),
+        ("embedding", 2),
+        pytest.param("segments", 0, marks=pytest.mark.slow),
+        pytest.param("partitions", 0, marks=pytest.mark.slow),
+        ("publish", 0),
+    ],
 )
 def test_a_killed_build_goes_on_where_it_stopped(
     half_built: tuple[Path, Path],
@@ -117,7 +123,7 @@ def num_stored(sky: Path, encoder: Path) -> int:
     return int(store.has("joint", sorted(names)).sum())
 
 
-@pytest.mark.parametrize("limit", [500, 4_000])
+@pytest.mark.parametrize("limit", [500, pytest.param(4_000, marks=pytest.mark.slow)])
 def test_a_full_disk_is_told_and_the_published_version_stays_whole(
     half_built: tuple[Path, Path], encoder: Path, into: Builder, limit: int
 ) -> None:

@@ -204,6 +204,7 @@ def test_pictures_named_after_sdss_objects_but_drawn_by_the_viewer_are_grz(
         assert seen.notes[0] == "look: legacysurvey"
 
 
+@pytest.mark.slow
 def test_space_warps_crops_are_named_placed_and_padded(shared_data: Path) -> None:
     file = shared_data / "spacewarps_cfhtls" / "center_crops_128.npz"
     with np.load(file, allow_pickle=False) as archive:

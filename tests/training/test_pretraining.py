@@ -74,6 +74,7 @@ def weights(transformer: Transformer) -> torch.Tensor:
     return torch.cat([tensor.flatten() for tensor in transformer.parameters()])
 
 
+@pytest.mark.slow
 def test_loss_falls_to_the_entropy_of_what_cannot_be_known(tmp_path: Path) -> None:
     config = PretrainingConfig(
         steps=900, batch_size=32, learning_rate=3e-3, masking=MASKING, precision="float32",

@@ -47,6 +47,9 @@ class Pairs:
         return self.made[name]
 
 
+SHARED = ("tok_image_hsc", "tok_spectrum_sdss", "tok_xp_rp")
+
+
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
     return Pairs(tmp_path_factory.mktemp("released"))
@@ -60,7 +63,14 @@ def seed() -> int:
     return fresh
 
 
-@pytest.mark.parametrize("key", sorted(STREAM))
+@pytest.mark.parametrize(
+    "key",
+    [
+        # the same network as of another stream
+        pytest.param(key, marks=pytest.mark.slow) if key in SHARED else key
+        for key in sorted(STREAM)
+    ],
+)
 def test_tokens_and_what_they_decode_to_are_those_of_the_release(key: str, pairs: Pairs) -> None:
     pair = pairs[key]
     with torch.inference_mode():

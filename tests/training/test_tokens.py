@@ -18,6 +18,7 @@ from training.encoder import Encoder, NothingToRead, in_halves, merge
 from training.modalities import STREAM
 from training.observations import Ellipses, Field, Observation, XpCoefficients
 from training.pooling import Pooling, PoolingConfig, centring
+from training.surveys.simulated import SkyConfig, draw
 from training.tokenizers.ellipses import EllipsesTokenizer, EllipsesTokenizerConfig, EllipseTensors
 from training.tokenizers.field import FieldTokenizer, FieldTokenizerConfig
 from training.tokenizers.scalar import ScalarTokenizer, ScalarTokenizerConfig
@@ -260,3 +261,21 @@ def test_centres_take_the_mean_off_every_view_of_a_survey(parts: Artifact, tmp_p
         np.testing.assert_allclose(mine + vectors.mean(dim=0).numpy(), vectors, atol=1e-5)
     with pytest.raises(ValueError, match="no centre for image/hsc, it has image/desi, image/sdss"):
         encoder.embed([replace(objects[0], survey="hsc")])
+
+
+def test_a_simulated_sky_is_tokenized_as_it_is_drawn(parts: Artifact) -> None:
+    """Every stream of AION-1 but HSC's, which no instrument of the simulation observes."""
+    found: set[str] = set()
+    for spectrograph in ("sdss", "desi"):
+        sky = SkyConfig(num_objects=24, seed=3, star=0.3, spectrograph=spectrograph)
+        seen = list(draw(sky))
+        tokens = tokenize(seen, parts.codecs, tuple(STREAM))
+        for key, made in tokens.items():
+            assert all(int(codes.min()) >= 0 for codes in made.values())
+            assert all(
+                int(codes.max()) < parts.codecs[STREAM[key].codec].num_codes
+                for codes in made.values()
+            )
+        assert len(tokens["tok_image"]) == len(seen)
+        found |= set(tokens)
+    assert {key for key in STREAM if STREAM[key].survey != "hsc"} == found

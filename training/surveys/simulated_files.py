@@ -220,6 +220,11 @@ def _columns_of(shard: Any, start: int, stop: int) -> dict[str, Any]:
     return columns
 
 
+def _spectrograph_with(num_pixels: int) -> str:
+    """The one whose spectra have so many pixels; the columns were checked to fit one."""
+    return next(each.name for each in SPECTROGRAPHS.values() if each.num_pixels == num_pixels)
+
+
 def _observation_at(columns: dict[str, Any], file: Path, row: int) -> Observation:
     names = [name.decode() for name in columns["image_band"][row]]
     planes = [plane for plane, name in enumerate(names) if name]
@@ -237,6 +242,7 @@ def _observation_at(columns: dict[str, Any], file: Path, row: int) -> Observatio
             ivar=columns["spectrum_ivar"][row].copy(),
             mask=columns["spectrum_mask"][row].copy(),
             wavelength_angstrom=columns["spectrum_lambda"][row].astype(np.float64),
+            survey=_spectrograph_with(columns["spectrum_lambda"].shape[1]),
         )
     return observation(
         object_id=columns["object_id"][row].decode(),

@@ -107,4 +107,6 @@ def observe(
         mask[start : start + int(rng.integers(1, 6))] = True
     flux[mask] = 0
     ivar[mask] = 0
-    return Spectrum(flux=flux, ivar=ivar, mask=mask, wavelength_angstrom=wave)
+    return Spectrum(
+        flux=flux, ivar=ivar, mask=mask, wavelength_angstrom=wave, survey=spectrograph.name
+    )

@@ -73,7 +73,7 @@ def main() -> None:
             "images": num,
             **measure(Path(folder), reference, observations),
         }
-    print(json.dumps(report) if given.json else as_text(report))
+    print(json.dumps(report, indent=None if given.json else 2))
 
 
 def images(num: int, seed: int) -> Sequence[Observation]:
@@ -304,10 +304,6 @@ def recall_at_10(ours: ndarray, reference: ndarray) -> float:
 
 def parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def as_text(report: dict[str, Any]) -> str:
-    return json.dumps(report, indent=2)
 
 
 if __name__ == "__main__":

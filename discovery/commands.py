@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from discovery.evaluation import evaluate
+from discovery.evaluation import Evaluation, evaluate
 from discovery.positions import parse_position
 from discovery.query import DEFAULT_RADIUS_ARCSEC, Query, parse_cone
 from discovery.results import Hits
@@ -189,7 +189,13 @@ def evaluate_command(
     if len(sources) != 1:
         raise ValueError(f"expected one sky, got {len(sources)}: {', '.join(sources)}")
     above = 0.9 if query_above is None else query_above
-    found = evaluate(open_sky(sources[0]), labels, label, query_above=above, view=view)
+    _print_evaluation(
+        evaluate(open_sky(sources[0]), labels, label, query_above=above, view=view),
+        as_json=as_json,
+    )
+
+
+def _print_evaluation(found: Evaluation, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found.to_json(), allow_nan=False))
         return

@@ -57,7 +57,7 @@ class BuildReport:
     # View -> smallest cosine of an object's vectors in this and in the sky's precision, both
     # centred; empty: not measured, this is the sky's own.
     centred_cosine: Mapping[str, float]
-    notes: tuple[str, ...]  # what the encoder notes of the values that it read
+    notes: tuple[str, ...]  # what a user should know of the values that were read
 
 
 def build(
@@ -204,7 +204,7 @@ class _Build:
             published=news,
             precision=job.precision,
             centred_cosine=agreement.centred_cosine,
-            notes=worded(reading.notes + agreement.notes, num_objects=num_embedded),
+            notes=worded(reading.below_range + agreement.below_range, num_objects=num_embedded),
         )
 
     def _agreed(self, files: Sequence[InputFile], store: Store) -> tuple[Job, Job, Agreement]:

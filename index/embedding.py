@@ -21,7 +21,6 @@ import pyarrow.compute as pc
 from index import workers
 from index.errors import EncoderMismatch
 from index.inputs import FileState, content_of, file_state, printable
-from index.notes import Note
 from index.objects import as_rows
 from index.store import Store
 from index.vectors import Vectors, add_vectors, embed_each
@@ -86,7 +85,7 @@ class Piece:
     rows: pa.Table | None = None
     vectors: list[Vectors] = field(default_factory=list)
     num_embedded: int = 0
-    notes: Counter[Note] = field(default_factory=Counter)
+    below_range: Counter[str] = field(default_factory=Counter)  # see training.encoder.Embedded
     files: list[ReadFile] = field(default_factory=list)
     refused: list[tuple[int, Skipped]] = field(default_factory=list)  # with the number of the file
     # Observations that the encoder has no view for, by number of the file and what was seen: a
@@ -101,7 +100,7 @@ class Reading:
     rows: pa.Table | None  # columns of objects.as_rows; None: no row
     files: list[ReadFile]  # by number
     num_embedded: int
-    notes: Counter[Note]
+    below_range: Counter[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +154,7 @@ def embed_files(
     unseen: dict[tuple[int, str], Unseen] = {}
     finished: dict[int, ReadFile] = {}
     num_embedded = 0
-    notes: Counter[Note] = Counter()
+    below_range: Counter[str] = Counter()
     flushed = time.monotonic()
     if progress and files:
         progress("embedding", 0, len(files))
@@ -182,7 +181,7 @@ def embed_files(
         for (number, kinds), more in piece.unseen.items():
             _count(unseen, number, kinds, more)
         num_embedded += piece.num_embedded
-        notes += piece.notes
+        below_range += piece.below_range
         finished.update((file.number, file) for file in piece.files)
         if time.monotonic() - flushed > FLUSH_SECONDS:
             store.flush()
@@ -200,7 +199,7 @@ def embed_files(
         rows=pa.concat_tables(tables, promote_options="permissive") if tables else None,
         files=[finished[number] for number in sorted(finished)],
         num_embedded=num_embedded,
-        notes=notes,
+        below_range=below_range,
     )
 
 
@@ -312,9 +311,9 @@ def _embed(
         seen.append((number, observation, views))
         if not all(store.has(view, [observation.fingerprint])[0] for view in views):
             fresh.append(observation)
-    vectors, notes, refused = embed_each(fresh, encoder)
+    vectors, below_range, refused = embed_each(fresh, encoder)
     piece.vectors += vectors
-    piece.notes.update(notes)
+    piece.below_range.update(below_range)
     kept = [each for each in seen if each[1].fingerprint not in refused]
     for number, observation, _ in seen:
         if observation.fingerprint in refused:

@@ -23,7 +23,6 @@ from index import workers
 from index.embedding import InputFile, Job, read_observations
 from index.errors import EncoderMismatch
 from index.inputs import content_of, file_state
-from index.notes import Note
 from index.store import Store
 from index.vectors import Vectors, embed_each
 from training import encoder as encoders
@@ -43,7 +42,7 @@ class Agreement:
 
     centred_cosine: dict[str, float]  # view -> the smallest of an object, with float16 rounding
     vectors: tuple[Vectors, ...]  # in the precision that was asked for
-    notes: Counter[Note]  # of the encoder, on the values that it read
+    below_range: Counter[str]  # see training.encoder.Embedded
     num_observations: int
 
 
@@ -83,7 +82,7 @@ def measure(
     if not sample:
         return Agreement({}, (), Counter(), 0)
     sky = store.folder.parents[1]
-    vectors, notes, refused = embed_each(sample, encoder)  # the build lists what is refused
+    vectors, below_range, refused = embed_each(sample, encoder)  # the build lists what is refused
     sample = [each for each in sample if each.fingerprint not in refused]
     if len(sample) < FEWEST_OBSERVATIONS:
         raise _too_few(len(sample), "", encoder=encoder, own=own, sky=sky)
@@ -104,7 +103,7 @@ def measure(
                 f"centred cosine of the view {view} is {cosine:.6f}, and more than "
                 f"{ENOUGH_COSINE} is needed. Build with --precision {own}, or build a new sky"
             )
-    return Agreement(measured, tuple(vectors), notes, len(sample))
+    return Agreement(measured, tuple(vectors), below_range, len(sample))
 
 
 def _too_few(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float16
 from numpy import ndarray
 
-from index.notes import Note, parsed
 from index.store import Store
 from training import encoder as encoders
 from training.encoder import Encoder, Precision
@@ -29,31 +28,34 @@ class Vectors:
 
 def embed_each(
     observations: Sequence[Observation], encoder: Encoder
-) -> tuple[list[Vectors], Counter[Note], dict[str, str]]:
-    """Embed all views; those that the encoder refuses by fingerprint, with its reason."""
-    notes: Counter[Note] = Counter()
+) -> tuple[list[Vectors], Counter[str], dict[str, str]]:
+    """Embed all views; count values below range by stream, see `Embedded`.
+
+    What the encoder refuses is given by fingerprint, with its reason.
+    """
+    below_range: Counter[str] = Counter()
     if not observations:
-        return [], notes, {}
+        return [], below_range, {}
     try:
-        vectors, said = vectors_of(observations, encoder, views=encoders.VIEWS)
-        return vectors, parsed(said), {}
+        vectors, below = vectors_of(observations, encoder, views=encoders.VIEWS)
+        return vectors, Counter(below), {}
     except (ValueError, RuntimeError):
         vectors, refused = [], {}
         for observation in observations:
             try:
-                mine, said = vectors_of([observation], encoder, views=encoders.VIEWS)
+                mine, below = vectors_of([observation], encoder, views=encoders.VIEWS)
             except (ValueError, RuntimeError) as error:
                 refused[observation.fingerprint] = f"cannot be embedded: {error}"
                 continue
             vectors += mine
-            notes += parsed(said)
-        return vectors, notes, refused
+            below_range.update(below)
+        return vectors, below_range, refused
 
 
 def vectors_of(
     observations: Sequence[Observation], encoder: Encoder, *, views: Sequence[str]
-) -> tuple[list[Vectors], tuple[str, ...]]:
-    """Embed observations; vectors by view, in float16, and what the encoder notes of their values.
+) -> tuple[list[Vectors], Mapping[str, int]]:
+    """Embed observations; vectors by view, in float16, and values below range by stream.
 
     Raises:
         ValueError: a vector is not finite in float16.
@@ -69,7 +71,7 @@ def vectors_of(
         here = np.flatnonzero(given == view)
         names = tuple(observations[embedded.rows[i]].fingerprint for i in here)
         out.append(Vectors(view, names, values[here], encoder.precision))
-    return out, embedded.notes
+    return out, embedded.below_range
 
 
 def add_vectors(store: Store, vectors: Vectors) -> None:

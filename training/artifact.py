@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from training import hub, transformer_config
 from training.modalities import STREAM
 from training.pooling import Pooling, PoolingConfig
 from training.search_head import SearchHead, SearchHeadConfig
+from training.settings import validated
 from training.tensor_file import checked_sha256, files_of, read_tensors, write_tensors
 from training.tokenizers import released
 from training.transformer import Transformer
@@ -218,11 +219,9 @@ def read_config(cls: type[ConfigClass], values: object, *, where: Path) -> Confi
             f"{where}: unknown key {unknown[0]!r}, expected one of {', '.join(sorted(known))}"
         )
     try:
-        return TypeAdapter(cls).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise ValueError(f"{where}: {key}: {first['msg']}") from error
+        return validated(cls, values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def dump_config(config: object) -> dict[str, Any]:

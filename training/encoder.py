@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -59,7 +59,8 @@ class Embedded:
     rows: Int64[ndarray, " n"]  # index into the observations given
     views: tuple[str, ...]  # view of each vector
     vectors: Float32[ndarray, "n dim"]
-    notes: tuple[str, ...] = ()  # what a user should know of the values that were read
+    # By stream, how many of the observations have a value below all that its tokenizer tells apart.
+    below_range: Mapping[str, int] = field(default_factory=dict)
 
 
 def load(
@@ -207,7 +208,7 @@ class Encoder:
             np.array([row for row, _, _ in wanted], dtype=np.int64),
             tuple(view for _, view, _ in wanted),
             vectors,
-            self._notes([observations[row] for row in rows], tuple(tokens)),
+            below_range([observations[row] for row in rows], self.codecs, tuple(tokens)),
         )
 
     def search_vectors(
@@ -279,13 +280,6 @@ class Encoder:
         if smaller < len(items):
             self.max_objects = min(self.max_objects, smaller)
         return made
-
-    def _notes(self, observations: Sequence[Observation], keys: Sequence[str]) -> tuple[str, ...]:
-        return tuple(
-            f"{key}: {count} of {len(observations)} objects have a value below what its tokenizer "
-            f"tells apart{' (zero and negative values are)' if STREAM[key].log else ''}"
-            for key, count in below_range(observations, self.codecs, keys).items()
-        )
 
 
 def in_halves(

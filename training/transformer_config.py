@@ -15,13 +15,13 @@ from pydantic import (
     ConfigDict,
     Field,
     TypeAdapter,
-    ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from training.modalities import STREAM
+from training.settings import validated
 
 Pooling = Literal["mean", "context"]
 
@@ -202,12 +202,7 @@ def from_released(values: object) -> TransformerConfig:
     out = settings["domains_out"]
     if isinstance(out, list) and sorted(map(str, out)) == sorted(map(str, keys)):
         settings["domains_out"] = None
-    try:
-        return TypeAdapter(TransformerConfig).validate_python(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise ValueError(f"{key}: {first['msg']}") from error
+    return validated(TransformerConfig, settings)
 
 
 def released_values(config: TransformerConfig) -> dict[str, Any]:

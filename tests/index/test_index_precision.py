@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from index import disk, precision
 from index.commands import commands
 from index.errors import EncoderMismatch
 from index.manifest import read_head
-from index.notes import parsed, worded
+from index.notes import worded
 from index.precision import smallest_cosine
 from index.store import Store
 from index.versions import Version, open_version, verify
@@ -182,13 +183,13 @@ def test_centred_cosines_of_known_vectors() -> None:
 
 @given(st.lists(st.integers(0, 9), max_size=6))
 def test_notes_of_batches_add_up(counts: list[int]) -> None:
-    one = "tok_parallax: {} of 10 objects have a value below: what {}"
-    notes = [[one.format(num, "it tells"), "as it is"] if num else [] for num in counts]
-    total = worded(sum(map(parsed, notes), parsed([])), num_objects=12_345)
+    batches = [Counter(tok_parallax=num, tok_ebv=num) for num in counts]
+    total = worded(sum(batches, Counter()), num_objects=12_345)
 
     if sum(counts):
-        first = f"tok_parallax: {sum(counts)} of 12,345 objects have a value below: what it tells"
-        assert total == ("as it is", first)
+        said = f"{sum(counts)} of 12,345 objects have a value below what its tokenizer tells apart"
+        below_zero = " (zero and negative values are)"  # of a stream in logarithm
+        assert total == (f"tok_ebv: {said}", f"tok_parallax: {said}{below_zero}")
     else:
         assert total == ()
 
@@ -205,5 +206,5 @@ def test_the_user_is_told_of_values_that_were_not_told_apart(
 
     notes = json.loads(done.stdout)["notes"]
     seen = reader("legacysurvey").read_one(one / "one.fits", "")
-    assert notes == list(worded(parsed(encoders.load(encoder).embed([seen]).notes), num_objects=1))
+    assert notes == list(worded(encoders.load(encoder).embed([seen]).below_range, num_objects=1))
     assert notes[0].startswith("tok_flux_g: 1 of 1 objects have a value below")

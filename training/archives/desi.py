@@ -40,6 +40,7 @@ from training.archives.transfer import (
     NotThere,
     Service,
     TransferFailed,
+    passes,
     side_by_side,
     write_whole,
 )
@@ -191,10 +192,9 @@ class Desi:
         missing: dict[Place, list[Target]] = {}
         for place, targets in wanted.items():
             file = place.file("coadd")
-            try:
-                self.check_held(targets[0], out / file)
+            if passes(partial(self.check_held, targets[0], out / file)):
                 done += [outcome(each, "kept", file=file, url=urls["coadd"]) for each in targets]
-            except (OSError, ValueError):
+            else:
                 missing[place] = targets
         if not missing:
             return done

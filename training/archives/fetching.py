@@ -18,7 +18,7 @@ from training.archives.report import (
     read_report,
     write_report,
 )
-from training.archives.transfer import ArchiveUnreachable, utc_now
+from training.archives.transfer import ArchiveUnreachable, passes, utc_now
 
 # Name -> (module, class). Imported on demand: each needs other libraries.
 ARCHIVES: dict[str, tuple[str, str]] = {
@@ -168,9 +168,7 @@ def _kept(source: Archive, target: Target, before: Outcome | None, out: Path) ->
     file = (out / before.file).resolve()
     if not file.is_relative_to(out.resolve()) or not file.is_file():
         return None
-    try:
-        source.check_held(target, file)
-    except (ValueError, OSError):
+    if not passes(lambda: source.check_held(target, file)):
         return None
     return replace(before, row=target.row, name=target.name, status="kept")
 

@@ -29,6 +29,7 @@ from training.archives.transfer import (
     NotThere,
     Service,
     TransferFailed,
+    passes,
     side_by_side,
     write_whole,
 )
@@ -133,11 +134,8 @@ class LegacySurvey:
             self.check(target, answer.content)
             return answer.content
 
-        try:
-            self.check_held(target, out / name)
+        if passes(lambda: self.check_held(target, out / name)):
             return outcome(target, "kept", file=name, url=url)
-        except (OSError, ValueError):
-            pass  # not there, or to be replaced
         try:
             write_whole(out / name, client.request("GET", url, whole))
         except NotThere as error:

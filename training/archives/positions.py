@@ -246,12 +246,11 @@ def _degrees(column: Any, name: str, file: Path) -> list[float | str]:
 def _angle(text: str, name: str, unit: Any) -> float | str:
     if not text:
         return math.nan
-    try:
-        return float(text)
-    except ValueError:
-        pass
     if not _SEXAGESIMAL.match(text):
-        return f"{name} {text!r}: expected degrees or sexagesimal text"
+        try:
+            return float(text)
+        except ValueError:
+            return f"{name} {text!r}: expected degrees or sexagesimal text"
     try:
         return float(Angle(text, unit=unit).deg)
     except (ValueError, u.UnitsError) as error:

@@ -37,6 +37,7 @@ from training.archives.transfer import (
     NotThere,
     Service,
     TransferFailed,
+    passes,
     side_by_side,
     write_whole,
 )
@@ -180,11 +181,8 @@ class Sdss:
             check_spectrum(answer.content, numbers)
             return answer.content
 
-        try:
-            check_spectrum((out / fibre.file).read_bytes(), numbers)
+        if passes(lambda: check_spectrum((out / fibre.file).read_bytes(), numbers)):
             return [outcome(target, "kept", file=fibre.file, url=url) for target in targets]
-        except (OSError, ValueError):
-            pass  # not there, or to be replaced
         try:
             write_whole(out / fibre.file, client.request("GET", url, whole))
         except (NotThere, TransferFailed) as error:

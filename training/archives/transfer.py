@@ -329,6 +329,15 @@ def side_by_side(jobs: Iterable[Callable[[], T]], num_at_once: int) -> Iterator[
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def passes(check: Callable[[], object]) -> bool:
+    """Whether the file of an earlier run is there and passes its check; else it is fetched anew."""
+    try:
+        check()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def write_whole(file: Path, content: bytes) -> None:
     """Write a file so that, whenever the power fails, it is whole or not there."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -330,10 +331,8 @@ def _ids_in(files: tuple[Path, ...]) -> frozenset[int]:
 def _ids_of(file: Path, changed_ns: int, size: int) -> frozenset[int]:
     """Ids of the sources of an XP file, as far as it can be read."""
     ids = set()
-    try:
+    with suppress(OSError, ValueError):  # it is reported where the XP file itself is read
         for row in read_rows(file, read_header(file), wanted=frozenset()):
             if not row.fault:
                 ids.add(int(row.source_id()))
-    except (OSError, ValueError):
-        pass  # it is reported where the XP file itself is read
     return frozenset(ids)

@@ -18,6 +18,8 @@ from training.observations import (
 from training.surveys.gaia_spectra import GaiaView
 
 SURVEY = "simulated"
+# Of a GaiaView, named as the columns of the catalogue.
+_ASTROMETRY = ("parallax_mas", "parallax_error_mas", "pmra_mas_per_yr", "pmdec_mas_per_yr")
 
 
 def observation(
@@ -65,20 +67,10 @@ def observation(
         catalogue["redshift"] = redshift
         catalogue["redshift_source"] = SURVEY
         catalogue["spectrum_class"] = spectrum_class
-    xp = None
+    xp = None if gaia is None else gaia.xp
     if gaia is not None:
-        xp = gaia.xp
-        for name, value in (("g", gaia.flux_g), ("bp", gaia.flux_bp), ("rp", gaia.flux_rp)):
-            scalars[f"tok_flux_{name}_gaia"] = value
-        if (
-            gaia.parallax_mas > 0
-        ):  # noise can make it negative, and it is tokenized by its logarithm
-            scalars["tok_parallax"] = gaia.parallax_mas
-        scalars["tok_ra"], scalars["tok_dec"] = ra_deg, dec_deg
-        catalogue["parallax_mas"] = gaia.parallax_mas
-        catalogue["parallax_error_mas"] = gaia.parallax_error_mas
-        catalogue["pmra_mas_per_yr"] = gaia.pmra_mas_per_yr
-        catalogue["pmdec_mas_per_yr"] = gaia.pmdec_mas_per_yr
+        scalars |= {**_gaia_scalars(gaia), "tok_ra": ra_deg, "tok_dec": dec_deg}
+        catalogue |= {name: getattr(gaia, name) for name in _ASTROMETRY}
     xp_content = () if xp is None else (xp.bp, xp.rp)
     shapes = (ellipses.x, ellipses.y, ellipses.shape_e1, ellipses.shape_e2, ellipses.shape_r_arcsec)
     spectrum_content = (spectrum.flux, spectrum.ivar, spectrum.mask) if spectrum else (None,)
@@ -107,3 +99,10 @@ def observation(
         scalars=scalars,
         catalogue=catalogue,
     )  # fmt: skip
+
+
+def _gaia_scalars(gaia: GaiaView) -> dict[str, float]:
+    scalars = {f"tok_flux_{band}_gaia": getattr(gaia, f"flux_{band}") for band in ("g", "bp", "rp")}
+    if gaia.parallax_mas > 0:  # noise can make it negative, and it is tokenized by its logarithm
+        scalars["tok_parallax"] = gaia.parallax_mas
+    return scalars

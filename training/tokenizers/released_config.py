@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from training.modalities import STREAMS, Stream
+from training.settings import validated
 from training.tokenizers.ellipses import EllipsesTokenizerConfig
 from training.tokenizers.field import FieldTokenizerConfig
 from training.tokenizers.image import ImageTokenizerConfig
@@ -84,7 +85,8 @@ def codec_config(name: str, values: object) -> CodecConfig:
     if unknown:
         known = sorted({*layout.keys, *layout.derived, *layout.ignored, *ours})
         raise ValueError(f"unknown key {unknown[0]!r}, expected one of {', '.join(known)}")
-    config = _validated(layout, own | left)
+    named = {of: key for key, (of, _) in layout.keys.items()}
+    config = validated(layout.config, own | left, named=named)
     for key, value in stated.items():
         if value != layout.derived[key](config):
             raise ValueError(f"{key}: expected {layout.derived[key](config)!r}, got {value!r}")
@@ -116,17 +118,6 @@ def _stream(name: str) -> Stream:
 
 def _layout_of(stream: Stream) -> str:
     return "log_scalar" if stream.kind == "scalar" and stream.log else stream.kind
-
-
-def _validated(layout: _Layout, own: Values) -> Any:
-    released = {of: key for key, (of, _) in layout.keys.items()}
-    try:
-        return TypeAdapter(layout.config).validate_python(own)
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = [str(part) for part in first["loc"]]
-        key = ".".join([released.get(path[0], path[0]), *path[1:]]) if path else "settings"
-        raise ValueError(f"{key}: {first['msg']}") from error
 
 
 def _read_spectrum(values: Values) -> Values:

@@ -25,7 +25,8 @@ from training import artifact, hub
 from training.artifact import Artifact
 from training.modalities import STREAM, VIEWS
 from training.observations import Observation
-from training.search_head import SEARCH_DIM
+from training.search_head import SEARCH_DIM, SearchHead
+from training.tokenizers.fast_image import speed_up
 from training.tokenizers.image import ImageTokenizer
 from training.tokens import Tokens, below_range, streams_of, tokenize
 
@@ -39,6 +40,10 @@ __all__ = [
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
+FOREIGN = (
+    "view %s of survey %r was not there when the search head was trained: its vectors are "
+    "standardised by the statistics of the surveys that were"
+)
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 Precision = Literal["float32", "bfloat16", "bfloat16-all"]
@@ -156,6 +161,8 @@ class Encoder:
                 codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
                 if precision == "bfloat16-all":
                     _in_bfloat16(codec.encoder)
+                elif precision == "bfloat16" and device == "cpu":
+                    speed_up(codec)
 
     def views(self, observation: Observation) -> tuple[str, ...]:
         """Views that this encoder can make of an observation, in the order of VIEWS."""
@@ -212,17 +219,42 @@ class Encoder:
         )
 
     def search_vectors(
-        self, vectors: Float32[ndarray, "n dim"], view: str
+        self,
+        vectors: Float32[ndarray, "n dim"],
+        view: str,
+        surveys: str | Sequence[str] | None = None,
     ) -> Float32[ndarray, "n 256"]:
         """Turn encoder vectors of one view into unit vectors of the search space.
+
+        Args:
+            vectors: As `embed` gives them.
+            view: What they were made from.
+            surveys: Whose observations, one for all or one each; None: not known. Those that the
+                head never saw take the statistics of the view, and a warning is logged.
 
         Raises:
             ValueError: the artefact has no search head, or not for this view.
         """
         if self.head is None:
             raise ValueError("this encoder has no search head: its folder lacks head/")
+        named = [surveys] if isinstance(surveys, str) else surveys or []
+        for survey in self.head.foreign(view, named):
+            log.warning(FOREIGN, view, survey)
         with torch.inference_mode():
-            return self.head(torch.from_numpy(vectors), view).numpy()
+            return self.head(torch.from_numpy(vectors), view, surveys).numpy()
+
+    def use_head(self, head: SearchHead, head_hash: str) -> None:
+        """Search with another head than the artefact's, made for its vectors.
+
+        Raises:
+            ValueError: it is for vectors of another length.
+        """
+        if head.config.dim != self.dim:
+            raise ValueError(
+                f"expected a search head for vectors of {self.dim} dimensions, got one for "
+                f"{head.config.dim}"
+            )
+        self.head, self.head_hash = head, head_hash
 
     def _feeds(self, observation: Observation) -> dict[str, tuple[str, ...]]:
         """The streams that each view of an observation is made of, views in the order of VIEWS."""

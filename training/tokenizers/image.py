@@ -213,11 +213,15 @@ class ChannelsIn(nn.Module):
         self, compressed: Float[Tensor, "b 9 y x"], channels: Bool[Tensor, "b 9"]
     ) -> Float[Tensor, "b width y x"]:
         """Project. Raises ValueError where an image has no band."""
+        return self.linear(compressed * channels[:, :, None, None]) * self.scale(channels)
+
+    @staticmethod
+    def scale(channels: Bool[Tensor, "b 9"]) -> Float[Tensor, "b 1 1 1"]:
+        """sqrt(channels / present). Raises ValueError where an image has no band."""
         present = channels.sum(dim=1)
         if (present == 0).any():
             raise ValueError("an image has no band: expected at least one of the nine channels")
-        scale = (NUM_CHANNELS / present).sqrt()[:, None, None, None]
-        return self.linear(compressed * channels[:, :, None, None]) * scale
+        return (NUM_CHANNELS / present).sqrt()[:, None, None, None]
 
 
 class ResidualUnit(nn.Module):
@@ -231,8 +235,9 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Float[Tensor, "b width y x"]) -> Float[Tensor, "b width y x"]:
         """Apply the unit."""
-        inner = functional.elu(self.pointwise(functional.elu(self.conv(x), inplace=True)))
-        return x + inner * self.excite(inner)
+        inner = functional.elu(self.conv(x), inplace=True)
+        inner = functional.elu(self.pointwise(inner), inplace=True)
+        return torch.addcmul(x, inner, self.excite(inner))
 
 
 class SqueezeExcite(nn.Module):

@@ -2,24 +2,36 @@
 
 The head is small and reads frozen vectors, so it can be fitted again in minutes without embedding
 anything. It is trained contrastively (InfoNCE, both directions): two vectors of one object, from
-two disturbed copies of its image or from its image and its spectrum, belong together; those of
-other objects do not. Where there is nothing to train on, centred principal components stand in.
+two disturbed copies of its image, from the images of two surveys, from its image and its spectrum
+or from all of it and a part, belong together; those of other objects do not. Where there is
+nothing to train on, centred principal components stand in.
+
+Every view of every survey it learned from is standardised by its own mean and spread, since each
+gives its vectors an offset. A survey that it never saw takes the statistics of the view over all
+surveys, and `foreign` names it: whoever calls says so.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32
 from numpy import ndarray
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from training.pairing import ViewVectors, pairings, shares
+
+__all__ = [
+    "SEARCH_DIM", "HeadFitConfig", "HeadReport", "NothingToLearn", "SearchHead", "SearchHeadConfig",
+    "ViewVectors", "fit", "principal_components",
+]  # fmt: skip
 
 SEARCH_DIM = 256
 STD_FLOOR = 1e-6  # a dimension that never varies says nothing and must not divide by zero
@@ -33,13 +45,21 @@ class SearchHeadConfig:
     dim: int = Field(gt=0)  # of the encoder vectors
     hidden: int = Field(default=512, ge=0)  # 0: one linear map a view and nothing else
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    # "view/survey" of each that has its own statistics; empty: which were seen is not known.
+    surveys: tuple[str, ...] = ()
+
+
+class NothingToLearn(ValueError):
+    """No object has two vectors, so nothing tells what is close."""
 
 
 class SearchHead(nn.Module):
-    """Standardise each view by itself, map it in, then one network shared by all views."""
+    """Standardise each view of each survey, map the view in, then one network shared by all."""
 
-    mean: Tensor  # (view, dim)
+    mean: Tensor  # (view, dim), over all surveys
     std: Tensor
+    survey_mean: Tensor  # (survey of a view, dim)
+    survey_std: Tensor
 
     def __init__(self, config: SearchHeadConfig) -> None:
         super().__init__()
@@ -47,6 +67,9 @@ class SearchHead(nn.Module):
         width = config.hidden or SEARCH_DIM
         self.register_buffer("mean", torch.zeros(len(config.views), config.dim))
         self.register_buffer("std", torch.ones(len(config.views), config.dim))
+        if config.surveys:
+            self.register_buffer("survey_mean", torch.zeros(len(config.surveys), config.dim))
+            self.register_buffer("survey_std", torch.ones(len(config.surveys), config.dim))
         self.inputs = nn.ModuleDict({view: nn.Linear(config.dim, width) for view in config.views})
         if config.hidden:
             self.norm = nn.LayerNorm(width)
@@ -55,27 +78,67 @@ class SearchHead(nn.Module):
             self.output = nn.Linear(width, SEARCH_DIM)
             self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, vectors: Float[Tensor, "n dim"], view: str) -> Float[Tensor, "n search"]:
+    def forward(
+        self,
+        vectors: Float[Tensor, "n dim"],
+        view: str,
+        surveys: str | Sequence[str] | None = None,
+    ) -> Float[Tensor, "n search"]:
         """Unit vectors of one view.
+
+        Args:
+            vectors: As the encoder gives them.
+            view: What they were made from.
+            surveys: Whose observations, one for all or one each; None: not known. What is not
+                known, and what `foreign` names, takes the statistics of the view.
 
         Raises:
             ValueError: the head was not made for this view.
         """
-        number = self._number(view)
-        x = (vectors - self.mean[number]) / self.std[number]
-        x = self.inputs[view](x)
+        mean, std = self._statistics(view, surveys, len(vectors))
+        x = self.inputs[view]((vectors - mean) / std)
         if self.config.hidden:
             x = self.dropout(x)
             x = x + self.fc2(F.gelu(self.fc1(self.norm(x))))
             x = self.output(self.dropout(x))
         return F.normalize(x, dim=-1)
 
-    def standardise(self, vectors: Mapping[str, Float[Tensor, "_ dim"]]) -> None:
-        """Learn mean and spread of each view from a sample of encoder vectors."""
-        for view, sample in vectors.items():
+    def foreign(self, view: str, surveys: Sequence[str]) -> tuple[str, ...]:
+        """Those surveys that the view was not trained on, in order; none where it is not known."""
+        if not self.config.surveys:
+            return ()
+        return tuple(sorted({each for each in surveys if f"{view}/{each}" not in self._surveys}))
+
+    def standardise(self, data: Mapping[str, ViewVectors]) -> None:
+        """Learn mean and spread of each view, and of each survey of it that the head knows."""
+        for view, part in data.items():
             number = self._number(view)
-            self.mean[number] = sample.mean(dim=0)
-            self.std[number] = sample.std(dim=0).clamp_min(STD_FLOOR)
+            sample = torch.from_numpy(part.vectors)
+            self.mean[number], self.std[number] = _mean_and_std(sample)
+            for survey, rows in part.by_survey().items():
+                place = self._surveys.get(f"{view}/{survey}")
+                if place is not None:
+                    some = sample[torch.from_numpy(rows)]
+                    self.survey_mean[place], self.survey_std[place] = _mean_and_std(some)
+
+    def _statistics(
+        self, view: str, surveys: str | Sequence[str] | None, num: int
+    ) -> tuple[Float[Tensor, "*_ dim"], Float[Tensor, "*_ dim"]]:
+        number = self._number(view)
+        if surveys is None or not self.config.surveys:
+            return self.mean[number], self.std[number]
+        named = [surveys] if isinstance(surveys, str) else list(surveys)
+        if not isinstance(surveys, str) and len(named) != num:
+            raise ValueError(f"expected a survey for each of {num} vectors, got {len(named)}")
+        # the statistics of the view stand behind those of the surveys
+        places = [self._surveys.get(f"{view}/{each}", len(self._surveys)) for each in named]
+        mean = torch.cat([self.survey_mean, self.mean[number : number + 1]])
+        std = torch.cat([self.survey_std, self.std[number : number + 1]])
+        return mean[places], std[places]
+
+    @property
+    def _surveys(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.config.surveys)}
 
     def _number(self, view: str) -> int:
         if view not in self.config.views:
@@ -84,12 +147,8 @@ class SearchHead(nn.Module):
         return self.config.views.index(view)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ViewVectors:
-    """Encoder vectors of one view with the object each belongs to; an object may come often."""
-
-    objects: Int64[ndarray, " n"]
-    vectors: Float32[ndarray, "n dim"]
+def _mean_and_std(sample: Float[Tensor, "n dim"]) -> tuple[Tensor, Tensor]:
+    return sample.mean(dim=0), sample.std(dim=0, correction=0).clamp_min(STD_FLOOR)
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -103,10 +162,19 @@ class HeadFitConfig:
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     temperature: float = Field(default=0.1, gt=0)
-    # Share of the batches that pair two different views; None: by the number of objects.
+    # Share of the batches that pair two views, or two surveys in one view; None: by the number of
+    # objects. What is left goes to copies within one survey.
     across_views: float | None = Field(default=None, ge=0, le=1)
+    across_surveys: float | None = Field(default=None, ge=0, le=1)
     max_seconds: float = Field(default=120.0, gt=0)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> HeadFitConfig:
+        share = (self.across_views or 0) + (self.across_surveys or 0)
+        if share > 1:
+            raise ValueError(f"across_views and across_surveys are {share:g} together, above 1")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,32 +187,53 @@ class HeadReport:
     seconds: float
 
 
-def principal_components(views: Mapping[str, Float32[ndarray, "_ dim"]]) -> SearchHead:
+def principal_components(
+    views: Mapping[str, Float32[ndarray, "_ dim"]], *, like: SearchHead | None = None
+) -> SearchHead:
     """A head that needs no training: centred principal components of each view.
 
-    Views are turned independently, so vectors of different views are not comparable.
+    Views are turned independently, so vectors of different views are not comparable. Up to 256
+    dimensions nothing is lost but the mean. Vectors that are all alike are not centred, which
+    would leave nothing of them.
+
+    Args:
+        views: Vectors of each view, in any order; as few as one.
+        like: A head of this kind whose views are taken over as they are, for more views.
 
     Raises:
-        ValueError: there is no view, or a view has no vector.
+        ValueError: there is no view, a view has no vector, or they are of another length.
     """
     if not views:
         raise ValueError("expected vectors of at least one view, got none")
     dim = next(iter(views.values())).shape[1]
-    head = SearchHead(SearchHeadConfig(views=tuple(views), dim=dim, hidden=0, dropout=0.0))
-    for number, (view, vectors) in enumerate(views.items()):
-        if not len(vectors):
-            raise ValueError(f"view {view} has no vectors to take principal components of")
-        sample = torch.from_numpy(vectors).double()
-        mean = sample.mean(dim=0)
-        _, axes = torch.linalg.eigh((sample - mean).T @ (sample - mean))
-        axes = axes.flip(1)[:, :SEARCH_DIM]  # largest first
+    known = () if like is None else like.config.views
+    if like is not None and (like.config.dim != dim or like.config.hidden):
+        raise ValueError(f"expected principal components of {dim} dimensions, got {like.config}")
+    names = (*known, *(view for view in views if view not in known))
+    head = SearchHead(SearchHeadConfig(views=names, dim=dim, hidden=0, dropout=0.0))
+    for number, view in enumerate(names):
         layer = head.inputs[view]
         assert isinstance(layer, nn.Linear)
         with torch.no_grad():
+            layer.bias.zero_()
+            if like is not None and view in known:
+                head.mean[number] = like.mean[number]
+                layer.load_state_dict(like.inputs[view].state_dict())
+                continue
+            if not len(views[view]):
+                raise ValueError(f"view {view} has no vectors to take principal components of")
+            sample = torch.from_numpy(views[view]).double()
+            mean = sample.mean(dim=0)
+            if (sample == sample[0]).all():
+                mean = torch.zeros_like(mean)
+            _, axes = torch.linalg.eigh((sample - mean).T @ (sample - mean))
+            axes = axes.flip(1)[:, :SEARCH_DIM]  # largest first
+            # an axis has no sign of its own: its largest component is made positive
+            largest = axes.abs().argmax(dim=0, keepdim=True)
+            axes = axes * axes.gather(0, largest).sign()
             head.mean[number] = mean.float()
             layer.weight.zero_()
             layer.weight[: axes.shape[1]] = axes.T.float()
-            layer.bias.zero_()
     return head.eval()
 
 
@@ -152,127 +241,80 @@ def fit(
     data: Mapping[str, ViewVectors],
     config: HeadFitConfig,
     *,
+    device: str = "cpu",
     progress: Callable[[float, int, float], None] | None = None,
 ) -> tuple[SearchHead, HeadReport]:
     """Train a head on encoder vectors of disturbed copies.
 
     Args:
-        data: Vectors of each view. An object pairs with itself within a view where it comes twice,
-            and across any two views that it has.
+        data: Vectors of each view. An object pairs with itself within a survey of a view where it
+            comes twice, and across any two surveys and views that it has.
         config: How long and how fast.
+        device: Where it is trained; the head comes back to the CPU.
         progress: Called after each step with (share of the run done, step, loss).
 
     Returns:
         The head in evaluation mode, and what it reached on its last 50 batches.
 
     Raises:
-        ValueError: no view has an object twice and no two views share objects.
+        NothingToLearn: no object has two vectors.
     """
     started = time.monotonic()
-    torch.manual_seed(config.seed)  # initial weights and dropout
+    found = pairings(data)
+    if not found:
+        raise NothingToLearn("no object has two vectors, so there is nothing to learn from")
     rng = np.random.default_rng(config.seed)
-    dim = next(iter(data.values())).vectors.shape[1]
-    head = SearchHead(
-        SearchHeadConfig(views=tuple(data), dim=dim, hidden=config.hidden, dropout=config.dropout)
-    )
-    tensors = {view: torch.from_numpy(part.vectors) for view, part in data.items()}
-    head.standardise(tensors)
-    pairings = _pairings(data)
-    if not pairings:
-        raise ValueError("no object has two vectors, so there is nothing to learn closeness from")
-    share = np.array([len(pairing.objects) for pairing in pairings], dtype=float)
-    across = np.array([pairing.left != pairing.right for pairing in pairings])
-    if config.across_views is not None and across.any() and not across.all():
-        share[across] *= config.across_views / share[across].sum()
-        share[~across] *= (1 - config.across_views) / share[~across].sum()
-    share /= share.sum()
-    optimizer = torch.optim.AdamW(
-        head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    recent: list[tuple[float, float]] = []
-    step = 0
-    for step in range(1, config.steps + 1):
-        # The learning rate falls with whichever runs out first, steps or time.
-        done = max(step / config.steps, (time.monotonic() - started) / config.max_seconds)
-        for group in optimizer.param_groups:
-            warm = min(1.0, step / 100)
-            group["lr"] = config.learning_rate * warm * 0.5 * (1 + np.cos(np.pi * min(done, 1)))
-        pairing = pairings[rng.choice(len(pairings), p=share)]
-        left, right = pairing.draw(config.batch_size, rng)
-        a = head(tensors[pairing.left][left], pairing.left)
-        b = head(tensors[pairing.right][right], pairing.right)
-        logits = a @ b.T / config.temperature
-        truth = torch.arange(len(a))
-        loss = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        hit = (logits.argmax(dim=1) == truth).float().mean()
-        recent = [*recent[-49:], (loss.item(), hit.item())]
-        if progress is not None:
-            progress(done, step, loss.item())
-        if done >= 1:
-            break
+    share = shares(found, {"views": config.across_views, "surveys": config.across_surveys})
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)  # initial weights and dropout
+        head = _new_head(data, config).to(device)
+        tensors = {view: torch.from_numpy(part.vectors).to(device) for view, part in data.items()}
+        optimizer = torch.optim.AdamW(
+            head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        recent: list[tuple[float, float]] = []
+        step = 0
+        for step in range(1, config.steps + 1):
+            # The learning rate falls with whichever runs out first, steps or time.
+            done = max(step / config.steps, (time.monotonic() - started) / config.max_seconds)
+            for group in optimizer.param_groups:
+                warm = min(1.0, step / 100)
+                group["lr"] = config.learning_rate * warm * 0.5 * (1 + np.cos(np.pi * min(done, 1)))
+            pairing = found[rng.choice(len(found), p=share)]
+            rows = pairing.draw(config.batch_size, rng)
+            a, b = (
+                head(tensors[view][torch.from_numpy(some).to(device)], view, survey)
+                for (view, survey), some in zip((pairing.left, pairing.right), rows, strict=True)
+            )
+            logits = a @ b.T / config.temperature
+            truth = torch.arange(len(a), device=device)
+            loss = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            hit = (logits.argmax(dim=1) == truth).float().mean()
+            recent = [*recent[-49:], (loss.item(), hit.item())]
+            if progress is not None:
+                progress(done, step, loss.item())
+            if done >= 1:
+                break
     mean_loss, mean_hit = np.mean(recent, axis=0)
     report = HeadReport(step, float(mean_loss), float(mean_hit), time.monotonic() - started)
-    return head.eval(), report
+    return head.cpu().eval(), report
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Where the vectors of each object stand in one view."""
-
-    order: Int64[ndarray, " row"]  # rows, those of one object side by side
-    objects: Int64[ndarray, " object"]  # ascending
-    start: Int64[ndarray, " object"]  # in `order`
-    count: Int64[ndarray, " object"]
-
-    @classmethod
-    def of(cls, part: ViewVectors) -> _Rows:
-        order = np.argsort(part.objects, kind="stable")
-        objects, start, count = np.unique(
-            part.objects[order], return_index=True, return_counts=True
+def _new_head(data: Mapping[str, ViewVectors], config: HeadFitConfig) -> SearchHead:
+    named = [
+        f"{view}/{survey}" for view, part in data.items() for survey in part.by_survey() if survey
+    ]
+    head = SearchHead(
+        SearchHeadConfig(
+            views=tuple(data),
+            dim=next(iter(data.values())).vectors.shape[1],
+            hidden=config.hidden,
+            dropout=config.dropout,
+            surveys=tuple(named),
         )
-        return cls(order, objects, start, count)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pairing:
-    """Objects that have a vector in both views (two of them where the views are the same)."""
-
-    left: str
-    right: str
-    objects: Int64[ndarray, " object"]
-    rows: Mapping[str, _Rows]
-
-    def draw(
-        self, num: int, rng: np.random.Generator
-    ) -> tuple[Int64[ndarray, " n"], Int64[ndarray, " n"]]:
-        """Rows of `num` different objects in the left and in the right view."""
-        objects = rng.choice(self.objects, size=min(num, len(self.objects)), replace=False)
-        left, right = self.rows[self.left], self.rows[self.right]
-        at_left, at_right = (np.searchsorted(rows.objects, objects) for rows in (left, right))
-        first = rng.integers(left.count[at_left])
-        if self.left == self.right:  # another copy than the left one
-            second = (first + 1 + rng.integers(right.count[at_right] - 1)) % right.count[at_right]
-        else:
-            second = rng.integers(right.count[at_right])
-        return (
-            left.order[left.start[at_left] + first],
-            right.order[right.start[at_right] + second],
-        )
-
-
-def _pairings(data: Mapping[str, ViewVectors]) -> list[_Pairing]:
-    rows = {view: _Rows.of(part) for view, part in data.items()}
-    pairings = []
-    views = tuple(data)
-    for number, left in enumerate(views):
-        for right in views[number:]:
-            if left == right:
-                shared = rows[left].objects[rows[left].count > 1]
-            else:
-                shared = np.intersect1d(rows[left].objects, rows[right].objects)
-            if len(shared) > 1:  # a lone object has no negatives
-                pairings.append(_Pairing(left, right, shared, rows))
-    return pairings
+    )
+    head.standardise(data)
+    return head

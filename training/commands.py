@@ -54,13 +54,17 @@ def search_head_command(config: ConfigFile, out: OutFolder, workers: Workers = N
 
     Example: skykin train search-head nano.toml --out my_nano
     """
-    from training.stages import train_search_head
+    from training.head_stage import train_search_head
 
     figures = _run(train_search_head, config, out, workers)
-    typer.echo(
-        f"{out / 'head'}: search head after {figures['steps']:,} steps, "
-        f"its pair is nearest for {figures['accuracy']:.0%} of objects"
-    )
+    if figures["method"] == "contrastive":
+        how = (
+            f"search head after {figures['steps']:,} steps, "
+            f"its pair is nearest for {figures['accuracy']:.0%} of objects"
+        )
+    else:
+        how = f"principal components as search head, for {figures['reason']}"
+    typer.echo(f"{out / 'head'}: {how}")
 
 
 def _run(

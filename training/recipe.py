@@ -79,7 +79,7 @@ class SearchHeadRecipe:
 
     training: HeadFitConfig
     augmentation: AugmentationConfig
-    copies: int = Field(default=3, gt=1)  # of each object
+    copies: int = Field(default=3, gt=0)  # of each object, by each survey that saw it
     max_objects: int = Field(default=10_000, gt=1)
     seed: int = 0
 

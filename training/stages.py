@@ -1,4 +1,4 @@
-"""The three stages that make an encoder from a recipe, each resting on the files of the last.
+"""The stages that make an encoder from a recipe, each resting on the files of the last.
 
     tokenizers    <out>/codecs/, tokenizers.json
     encoder       <out>/tokens.npz, config.json, model.safetensors, curve.csv, encoder.json
@@ -23,12 +23,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from training import artifact, encoder, pretraining, search_head, tokenizer_fitting
+from training import artifact, pretraining, tokenizer_fitting
 from training.artifact import write_text
-from training.augmentation import disturb, turn
-from training.observations import Observation, ObservationBatch
+from training.augmentation import turn
+from training.observations import ObservationBatch
 from training.recipe import Recipe, sky_config
-from training.search_head import ViewVectors
 from training.surveys import reader
 from training.tokens import TokenShard, concatenate, pack
 from training.transformer import Transformer
@@ -39,7 +38,6 @@ Figures = dict[str, Any]
 
 SKY = "sky"
 TOKENS = "tokens.npz"
-VECTORS = "vectors.npz"
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -101,7 +99,7 @@ def fit_tokenizers(
         folder=out,
         progress=lambda step, steps, _: progress("fitting the spectrum tokenizer", step / steps),
     )
-    return _report(out, "tokenizers", {"image": image.figures, "spectrum": spectrum.figures})
+    return report(out, "tokenizers", {"image": image.figures, "spectrum": spectrum.figures})
 
 
 def train_encoder(
@@ -119,7 +117,7 @@ def train_encoder(
     codecs = artifact.load_codecs(out, tuple(model.domains_in), read=read)
     artifact.check_vocabularies(model, codecs, where=out)
     files = prepare_data(recipe, out, progress, num_workers=num_workers)
-    made_from = _made_from(
+    origin = made_from(
         files,
         recipe,
         codecs=artifact.hash_of(read),
@@ -127,20 +125,20 @@ def train_encoder(
         seed=training.seed,
     )
     shard = TokenShard.read(out / TOKENS) if (out / TOKENS).is_file() else None
-    if shard is None or shard.made_from != made_from:
+    if shard is None or shard.made_from != origin:
         tasks = [
             _TokenTask(number, file, recipe.data.survey, recipe.encoder.copies, training.seed)
             for number, file in enumerate(files)
         ]
         state = (out, dict(model.domains_in))
-        shards = _in_processes(
+        shards = in_processes(
             _tokenize_file, tasks, _load_codecs, state, num_workers, progress, "tokenizing"
         )
-        shard = concatenate(shards, made_from=made_from)
+        shard = concatenate(shards, made_from=origin)
         shard.write(out / TOKENS)
     torch.manual_seed(training.seed)
     transformer = Transformer(model)
-    report = pretraining.pretrain(
+    trained = pretraining.pretrain(
         transformer,
         shard,
         training,
@@ -150,71 +148,17 @@ def train_encoder(
         ),
     )
     artifact.save(out, transformer=transformer, codecs=codecs, half=recipe.encoder.half)
-    return _report(
+    return report(
         out,
         "encoder",
         {
             "parameters": sum(tensor.numel() for tensor in transformer.parameters()),
             "rows": len(shard),
-            "steps": report.steps,
-            "seconds": report.seconds,
-            "objects_per_second": report.objects_per_second,
-            "loss": dict(report.loss),
-            "perplexity": report.perplexity(),
-        },
-    )
-
-
-def train_search_head(
-    recipe: Recipe, out: Path, progress: Progress, *, num_workers: int | None = None
-) -> Figures:
-    """Embed disturbed copies with the encoder in `out`, and train its search head on them.
-
-    Raises:
-        ValueError: the encoder is missing, or the data holds too little to learn from.
-    """
-    settings = recipe.search_head
-    frozen = encoder.load(out)
-    files = prepare_data(recipe, out, progress, num_workers=num_workers)
-    made_from = _made_from(
-        files,
-        recipe,
-        encoder=frozen.hash,
-        augmentation=artifact.dump_config(settings.augmentation),
-        copies=settings.copies,
-        max_objects=settings.max_objects,
-        seed=settings.seed,
-    )
-    data = _read_vectors(out / VECTORS, made_from)
-    if data is None:
-        tasks, left = [], settings.max_objects
-        for number, file in enumerate(files):
-            share = -(-left // (len(files) - number))  # spread over all files
-            tasks.append(_VectorTask(number, file, recipe, share))
-            left -= share
-        parts = _in_processes(
-            _embed_file, tasks, _load_encoder, (out,), num_workers, progress, "embedding copies"
-        )
-        data = _join(parts)
-        _write_vectors(out / VECTORS, data, made_from)
-    head, report = search_head.fit(
-        data,
-        settings.training,
-        progress=lambda done, step, loss: progress(
-            f"training the search head, step {step:,}, loss {loss:.2f}", done
-        ),
-    )
-    artifact.save_head(out, head, half=recipe.encoder.half)
-    return _report(
-        out,
-        "search_head",
-        {
-            "encoder": frozen.hash,
-            "vectors": {view: len(part.objects) for view, part in data.items()},
-            "steps": report.steps,
-            "seconds": report.seconds,
-            "loss": report.loss,
-            "accuracy": report.accuracy,
+            "steps": trained.steps,
+            "seconds": trained.seconds,
+            "objects_per_second": trained.objects_per_second,
+            "loss": dict(trained.loss),
+            "perplexity": trained.perplexity(),
         },
     )
 
@@ -228,32 +172,17 @@ class _TokenTask:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
-class _VectorTask:
-    number: int
-    file: Path
-    recipe: Recipe
-    max_objects: int
-
-
 MAX_OBJECTS_A_FILE = 1_000_000  # object numbers are file number times this, plus a row
 
 # What a worker process loads once for all its tasks.
 _codecs: dict[str, artifact.Codec] = {}
 _domains: dict[str, Domain] = {}
-_encoders: list[encoder.Encoder] = []
 
 
 def _load_codecs(folder: Path, domains: dict[str, Domain]) -> None:
     torch.set_num_threads(1)
     _codecs.update(artifact.load_codecs(folder, tuple(domains)))
     _domains.update(domains)
-
-
-def _load_encoder(folder: Path) -> None:
-    torch.set_num_threads(1)
-    # Rounding is far below the disturbances that the head learns to ignore.
-    _encoders[:] = [encoder.load(folder, precision="bfloat16")]
 
 
 def _tokenize_file(task: _TokenTask) -> TokenShard:
@@ -269,82 +198,14 @@ def _tokenize_file(task: _TokenTask) -> TokenShard:
     return concatenate(shards)
 
 
-def _embed_file(task: _VectorTask) -> dict[str, ViewVectors]:
-    settings = task.recipe.search_head
-    rng = np.random.default_rng([settings.seed, task.number])
-    objects: dict[str, list[int]] = {}
-    vectors: dict[str, list[np.ndarray]] = {}
-    start = task.number * MAX_OBJECTS_A_FILE
-    left = task.max_objects
-    for batch in reader(task.recipe.data.survey).read(task.file):
-        seen: Sequence[Observation] = batch.observations[:left]
-        left -= len(seen)
-        read = [number for number, one in enumerate(seen) if _encoders[0].views(one)]
-        copies = [
-            disturb(seen[number], rng, settings.augmentation)
-            for number in read
-            for _ in range(settings.copies)
-        ]
-        embedded = _encoders[0].embed(copies)
-        for row, view, vector in zip(
-            embedded.rows.tolist(), embedded.views, embedded.vectors, strict=True
-        ):
-            objects.setdefault(view, []).append(start + read[row // settings.copies])
-            vectors.setdefault(view, []).append(vector)
-        start += len(seen)
-        if not left:
-            break
-    return {
-        view: ViewVectors(
-            objects=np.array(objects[view], dtype=np.int64), vectors=np.stack(vectors[view])
-        )
-        for view in objects
-    }
-
-
-def _join(parts: Sequence[dict[str, ViewVectors]]) -> dict[str, ViewVectors]:
-    views = sorted({view for part in parts for view in part}, key=encoder.VIEWS.index)
-    return {
-        view: ViewVectors(
-            objects=np.concatenate([part[view].objects for part in parts if view in part]),
-            vectors=np.concatenate([part[view].vectors for part in parts if view in part]),
-        )
-        for view in views
-    }
-
-
-def _write_vectors(file: Path, data: dict[str, ViewVectors], made_from: str) -> None:
-    arrays: dict[str, np.ndarray] = {"made_from": np.array(made_from)}
-    for view, part in data.items():
-        arrays |= {f"objects/{view}": part.objects, f"vectors/{view}": part.vectors}
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("wb") as stream:
-        np.savez(stream, allow_pickle=False, **arrays)
-    os.replace(partial, file)
-
-
-def _read_vectors(file: Path, made_from: str) -> dict[str, ViewVectors] | None:
-    """Vectors of an earlier run; None where there are none, or of other settings."""
-    if not file.is_file():
-        return None
-    with np.load(file, allow_pickle=False) as stored:
-        if str(stored["made_from"]) != made_from:
-            return None
-        return {
-            view: ViewVectors(objects=stored[f"objects/{view}"], vectors=stored[f"vectors/{view}"])
-            for view in encoder.VIEWS
-            if f"objects/{view}" in stored.files
-        }
-
-
-def _made_from(files: Sequence[Path], recipe: Recipe, **settings: object) -> str:
+def made_from(files: Sequence[Path], recipe: Recipe, **settings: object) -> str:
     """One line that changes when anything does that tokens or vectors are made from."""
     seen = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     text = json.dumps([recipe.data.survey, seen, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _in_processes(
+def in_processes(
     work: Callable[[Task], Result],
     tasks: Sequence[Task],
     load: Callable[..., None],
@@ -373,7 +234,7 @@ def _batches(survey: str, files: Sequence[Path], progress: Progress) -> Iterator
         progress("reading", number / len(files))
 
 
-def _report(out: Path, name: str, figures: Figures) -> Figures:
+def report(out: Path, name: str, figures: Figures) -> Figures:
     """Write what a stage reached beside what it made, with the revision of the code."""
     text = json.dumps({"revision": _revision(), **figures}, indent=2)
     write_text(out / f"{name}.json", text + "\n")

@@ -1,0 +1,278 @@
+"""The stage that makes the search head of an encoder from files of observations.
+
+Rows of any surveys that are one object are put together first (cohort.py), so that what two
+surveys saw of it becomes a pair. Of each object some disturbed copies are embedded:
+
+    <out>/vectors.npz    encoder vectors by view, with object and survey
+    <out>/head/          the head: trained where objects have two vectors, else centred principal
+                         components
+    <out>/search_head.json
+
+What is made does not depend on the number of processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from training import artifact, cohort, encoder, search_head
+from training.augmentation import AugmentationConfig, disturb
+from training.cohort import Sighting
+from training.observations import Observation
+from training.recipe import Recipe
+from training.search_head import NothingToLearn, ViewVectors
+from training.stages import Figures, Progress, in_processes, made_from, prepare_data, report
+from training.surveys import reader
+
+VECTORS = "vectors.npz"
+OBJECTS_A_TASK = 64
+
+Place = tuple[Path, str]  # file, part of it
+Found = dict[str, tuple[list[int], list[np.ndarray], list[str]]]  # view: objects, vectors, surveys
+
+
+def train_search_head(
+    recipe: Recipe, out: Path, progress: Progress, *, num_workers: int | None = None
+) -> Figures:
+    """Embed disturbed copies with the encoder in `out`, and train its search head on them.
+
+    Raises:
+        ValueError: the encoder is missing, or reads nothing of the data.
+    """
+    settings = recipe.search_head
+    frozen = encoder.load(out)
+    files = prepare_data(recipe, out, progress, num_workers=num_workers)
+    origin = made_from(
+        files,
+        recipe,
+        encoder=frozen.hash,
+        augmentation=artifact.dump_config(settings.augmentation),
+        copies=settings.copies,
+        max_objects=settings.max_objects,
+        seed=settings.seed,
+    )
+    data = _read_vectors(out / VECTORS, origin)
+    if data is None:
+        data = _embed(recipe, out, files, num_workers, progress)
+        _write_vectors(out / VECTORS, data, origin)
+    figures: Figures = {
+        "encoder": frozen.hash,
+        "vectors": {view: len(part.objects) for view, part in data.items()},
+        "surveys": {
+            view: {name: len(rows) for name, rows in part.by_survey().items()}
+            for view, part in data.items()
+        },
+    }
+    try:
+        head, fitted = search_head.fit(
+            data,
+            settings.training,
+            progress=lambda done, step, loss: progress(
+                f"training the search head, step {step:,}, loss {loss:.2f}", done
+            ),
+        )
+    except NothingToLearn as error:
+        vectors = {view: part.vectors for view, part in data.items()}
+        head = search_head.principal_components(vectors)
+        figures |= {"method": "principal components", "reason": str(error)}
+    else:
+        figures |= {
+            "method": "contrastive",
+            "steps": fitted.steps,
+            "seconds": fitted.seconds,
+            "loss": fitted.loss,
+            "accuracy": fitted.accuracy,
+        }
+    artifact.save_head(out, head, half=recipe.encoder.half)
+    return report(out, "search_head", figures)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Some objects to embed, each with the places where surveys saw it."""
+
+    survey: str  # whose reader reads them
+    objects: tuple[tuple[int, tuple[Place, ...]], ...]
+    augmentation: AugmentationConfig
+    copies: int
+    seed: int
+
+
+def _embed(
+    recipe: Recipe, out: Path, files: Sequence[Path], num_workers: int | None, progress: Progress
+) -> dict[str, ViewVectors]:
+    survey, settings = recipe.data.survey, recipe.search_head
+    looks = [(survey, file) for file in files]
+    sightings = [
+        sighting
+        for some in in_processes(_look, looks, _nothing, (), num_workers, progress, "reading")
+        for sighting in some
+    ]
+    if not sightings:
+        raise ValueError(f"no object could be read from {len(files):,} files of {survey}")
+    chosen = choose(cohort.put_together(sightings), settings.max_objects)
+    tasks = [
+        _Task(
+            survey,
+            tuple(enumerate(chosen[start : start + OBJECTS_A_TASK], start=start)),
+            settings.augmentation,
+            settings.copies,
+            settings.seed,
+        )
+        for start in range(0, len(chosen), OBJECTS_A_TASK)
+    ]
+    parts = in_processes(
+        _embed_objects, tasks, _load_encoder, (out,), num_workers, progress, "embedding copies"
+    )
+    data = _join(parts)
+    if not data:
+        raise ValueError(f"the encoder in {out} reads nothing of {len(chosen):,} objects")
+    return data
+
+
+def choose(objects: Sequence[Sequence[Sighting]], num: int) -> list[tuple[Place, ...]]:
+    """At most so many objects: first those of several surveys, the others spread over all.
+
+    Only objects that two surveys saw can teach what is close across surveys.
+    """
+    across = [mine for mine in objects if len({each.survey for each in mine}) > 1]
+    alone = [mine for mine in objects if len({each.survey for each in mine}) == 1]
+    left = max(0, num - len(across))
+    picked = np.unique(np.linspace(0, len(alone) - 1, min(left, len(alone))).round().astype(int))
+    some = [*across[:num], *(alone[number] for number in picked)]
+    return [tuple((each.file, each.source_part) for each in mine) for mine in some]
+
+
+_encoders: list[encoder.Encoder] = []  # what a worker process loads once for all its tasks
+
+
+def _nothing() -> None:
+    """What a process needs that only reads."""
+
+
+def _load_encoder(folder: Path) -> None:
+    torch.set_num_threads(1)
+    # Rounding is far below the disturbances that the head learns to ignore.
+    _encoders[:] = [encoder.load(folder, precision="bfloat16")]
+
+
+def _look(task: tuple[str, Path]) -> list[Sighting]:
+    """Where the objects of a file are; what cannot be read is left out."""
+    survey, file = task
+    return [
+        Sighting(
+            file=file,
+            source_part=seen.source_part,
+            survey=seen.survey,
+            object_id=seen.object_id,
+            ra_deg=np.nan if seen.ra_deg is None else seen.ra_deg,
+            dec_deg=np.nan if seen.dec_deg is None else seen.dec_deg,
+            streams=frozenset(),
+            values={},
+        )
+        for batch in reader(survey).read(file)
+        for seen in batch.observations
+    ]
+
+
+def _embed_objects(task: _Task) -> dict[str, ViewVectors]:
+    found: Found = {}
+    for number, places in task.objects:
+        rng = np.random.default_rng([task.seed, number])
+        parts = sorted(
+            (reader(task.survey).read_one(file, part) for file, part in places), key=_rank
+        )
+        copies, surveys = [], []
+        for _ in range(task.copies):
+            seen = [disturb(part, rng, task.augmentation) for part in parts]
+            for name, one in _observations(seen):
+                if _encoders[0].views(one):
+                    copies.append(one)
+                    surveys.append(name)
+        if not copies:
+            continue
+        embedded = _encoders[0].embed(copies)
+        for row, view, vector in zip(
+            embedded.rows.tolist(), embedded.views, embedded.vectors, strict=True
+        ):
+            if "+" in surveys[row] and view != "joint":
+                continue  # the parts of a merged observation have their vectors already
+            objects, vectors, named = found.setdefault(view, ([], [], []))
+            objects.append(number)
+            vectors.append(vector)
+            named.append(surveys[row])
+    return {
+        view: ViewVectors(
+            objects=np.array(objects, dtype=np.int64),
+            vectors=np.stack(vectors),
+            surveys=tuple(named),
+        )
+        for view, (objects, vectors, named) in found.items()
+    }
+
+
+def _rank(seen: Observation) -> tuple[bool, str, str, str]:
+    """The order of an index's joint views, which name their surveys in it."""
+    return (not seen.calibrated, seen.survey, seen.release, seen.source_id)
+
+
+def _observations(parts: Sequence[Observation]) -> Iterator[tuple[str, Observation]]:
+    """Each by itself, and merged where image and spectrum are of different surveys."""
+    yield from ((part.survey, part) for part in parts)
+    whole = any(part.image is not None and part.spectrum is not None for part in parts)
+    seen_in = any(part.image is not None for part in parts)
+    spectral = any(part.spectrum is not None for part in parts)
+    if seen_in and spectral and not whole:
+        name = "+".join(dict.fromkeys(part.survey for part in parts))
+        same = [replace(part, object_id=parts[0].object_id) for part in parts]
+        yield name, encoder.merge(same)
+
+
+def _join(parts: Sequence[dict[str, ViewVectors]]) -> dict[str, ViewVectors]:
+    views = sorted({view for part in parts for view in part}, key=encoder.VIEWS.index)
+    return {
+        view: ViewVectors(
+            objects=np.concatenate([part[view].objects for part in parts if view in part]),
+            vectors=np.concatenate([part[view].vectors for part in parts if view in part]),
+            surveys=tuple(name for part in parts if view in part for name in part[view].surveys),
+        )
+        for view in views
+    }
+
+
+def _write_vectors(file: Path, data: dict[str, ViewVectors], origin: str) -> None:
+    arrays: dict[str, np.ndarray] = {"made_from": np.array(origin)}
+    for view, part in data.items():
+        arrays |= {
+            f"objects/{view}": part.objects,
+            f"vectors/{view}": part.vectors,
+            f"surveys/{view}": np.array(part.surveys),
+        }
+    partial = file.with_name(file.name + ".partial")
+    with partial.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, **arrays)
+    os.replace(partial, file)
+
+
+def _read_vectors(file: Path, origin: str) -> dict[str, ViewVectors] | None:
+    """Vectors of an earlier run; None where there are none, or of other settings."""
+    if not file.is_file():
+        return None
+    with np.load(file, allow_pickle=False) as stored:
+        views = [view for view in encoder.VIEWS if f"surveys/{view}" in stored.files]
+        if not views or str(stored["made_from"]) != origin:
+            return None
+        return {
+            view: ViewVectors(
+                objects=stored[f"objects/{view}"],
+                vectors=stored[f"vectors/{view}"],
+                surveys=tuple(stored[f"surveys/{view}"].tolist()),
+            )
+            for view in views
+        }

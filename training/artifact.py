@@ -34,7 +34,7 @@ from training.settings import validated
 from training.tensor_file import checked_sha256, files_of, read_tensors, write_tensors
 from training.tokenizers import released
 from training.transformer import Transformer
-from training.transformer_config import TransformerConfig
+from training.transformer_config import Domain, TransformerConfig
 from training.weights import built, filled, stored_state
 
 CONFIG = "config.json"
@@ -167,19 +167,24 @@ def load_codecs(
 def check_vocabularies(
     config: TransformerConfig, codecs: Mapping[str, Codec], *, where: Path
 ) -> None:
-    """Raise ValueError unless every stream has the codes and the tokens that its codec makes.
-
-    The released transformers have one code more for the redshift than its grid has steps.
-    """
+    """Raise ValueError unless every stream has the codes and the tokens that its codec makes."""
     for key, domain in config.domains_in.items():
         codec = codecs[STREAM[key].codec]
-        spare = domain.vocabulary - codec.num_codes
-        fits = spare in ((0, 1) if STREAM[key].kind == "grid" else (0,))
-        if not fits or codec.num_tokens != domain.num_tokens:
+        if not fits(key, domain, codec):
             raise ValueError(
                 f"{where}: {key} has {domain.vocabulary} codes and {domain.num_tokens} tokens in "
                 f"the transformer, {codec.num_codes} and {codec.num_tokens} in its codec"
             )
+
+
+def fits(key: str, domain: Domain, codec: Codec) -> bool:
+    """Whether a stream of a transformer has the codes and the tokens that a codec makes.
+
+    The released transformers have one code more for the redshift than its grid has steps.
+    """
+    spare = domain.vocabulary - codec.num_codes
+    most = 1 if STREAM[key].kind == "grid" else 0
+    return 0 <= spare <= most and codec.num_tokens == domain.num_tokens
 
 
 def load_head(folder: Path, *, read: Read | None = None) -> SearchHead:

@@ -1,0 +1,149 @@
+"""Binned distributions, against sums by hand, numerical integrals and draws from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy import ndarray
+
+from training.densities import Densities, bin_edges, flatness
+from training.tokenizers.scalar import (
+    GridTokenizer,
+    GridTokenizerConfig,
+    ScalarTokenizer,
+    ScalarTokenizerConfig,
+)
+
+# an atom at 0, then bins of width 1, 1 and 2
+EDGES = np.array([0.0, 0.0, 1.0, 2.0, 4.0])
+MASS = np.array([[0.1, 0.2, 0.3, 0.4], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
+
+
+@pytest.fixture
+def some() -> Densities:
+    return Densities(EDGES, MASS)
+
+
+def drawn(densities: Densities, num: int, seed: int) -> ndarray:
+    """Values from each distribution, (value, object)."""
+    rng = np.random.default_rng(seed)
+    columns = []
+    for mass in densities.mass:
+        number = rng.choice(len(mass), size=num, p=mass)
+        low, high = densities.edges[:-1][number], densities.edges[1:][number]
+        columns.append(low + rng.random(num) * (high - low))
+    return np.stack(columns, axis=1)
+
+
+def test_moments_are_those_of_the_density(some: Densities) -> None:
+    assert some.mean() == pytest.approx([0.1 + 0.45 + 1.2, 0, 1.5])
+    values = drawn(some, 400_000, 0)
+    np.testing.assert_allclose(some.mean(), values.mean(axis=0), atol=0.01)
+    np.testing.assert_allclose(some.deviation(), values.std(axis=0), atol=0.01)
+    assert some.deviation()[2] == pytest.approx(12**-0.5)
+
+
+def test_density_and_atoms_add_up_to_one(some: Densities) -> None:
+    integral = some.density() @ np.diff(EDGES)
+    np.testing.assert_allclose(integral + some.atoms(), 1)
+    assert some.density()[0] == pytest.approx([0, 0.2, 0.3, 0.2])
+    assert some.atoms() == pytest.approx([0.1, 1, 0])
+
+
+def test_quantiles_by_hand(some: Densities) -> None:
+    assert some.median() == pytest.approx([1 + 0.2 / 0.3, 0, 1.5])
+    assert some.quantile(0.05) == pytest.approx([0, 0, 1.05])
+    assert some.quantile(0.2) == pytest.approx([0.5, 0, 1.2])
+    assert some.quantile(1.0) == pytest.approx([4, 0, 2])
+    assert some.interval(0.6)[0] == pytest.approx([0.5, 3])
+    with pytest.raises(ValueError, match="a share in 0 to 1"):
+        some.quantile(1.5)
+
+
+def test_an_interval_holds_its_share_of_draws() -> None:
+    rng = np.random.default_rng(1)
+    densities = Densities(np.sort(rng.random(11)), rng.dirichlet(np.ones(10), 5))
+    values = drawn(densities, 20_000, 2)
+    for share in (0.3, 0.68, 0.95):
+        low, high = densities.interval(share).T
+        held = ((values >= low) & (values <= high)).mean(axis=0)
+        np.testing.assert_allclose(held, share, atol=0.015)
+
+
+def test_the_transform_of_draws_is_flat_and_of_wrong_ones_is_not() -> None:
+    rng = np.random.default_rng(3)
+    # a third of the mass in the atom: without even shares of it nothing would be flat
+    mass = rng.dirichlet([4.0, *[1.0] * 8], 4000)
+    densities = Densities(np.concatenate([[0], np.arange(9.0)]), mass)
+    truth = drawn(densities, 1, 4)[0]
+    good = flatness(densities.pit(truth))
+    assert good.p_value > 0.01
+    assert good.degrees == 9
+    assert sum(good.shares) == pytest.approx(1)
+    for wrong in (np.roll(truth, 1), np.clip(truth * 0.8, 0, None)):
+        assert flatness(densities.pit(wrong)).p_value < 1e-6
+
+
+def test_transform_by_hand(some: Densities) -> None:
+    pit = some.pit(np.array([1.5, 0.0, 9.0]), seed=1)
+    assert pit[0] == pytest.approx(0.45)
+    assert pit[2] == 1.0  # beyond the last edge
+    shares = [some.pit(np.array([0.0, -1.0, 1.0]), seed=seed) for seed in range(400)]
+    first, second, third = np.array(shares).T
+    assert first.max() <= 0.1  # a share of the atom
+    assert first.mean() == pytest.approx(0.05, abs=0.006)
+    assert second.mean() == pytest.approx(0.5, abs=0.06)  # below the lowest: in the atom too
+    assert (third == 0).all()
+
+
+def test_edges_of_a_grid_hold_what_its_codes_stand_for() -> None:
+    codec = GridTokenizer(GridTokenizerConfig(num_bins=5, lowest=0.0, highest=2.0))
+    edges = bin_edges(codec)
+    assert edges == pytest.approx([0, 0, 0.5, 1.0, 1.5, 2.0])
+    check_edges(codec, edges, torch.linspace(0, 2, 41))
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_edges_of_quantiles_hold_what_their_codes_stand_for(log: bool) -> None:
+    codec = ScalarTokenizer(ScalarTokenizerConfig(num_bins=9, log=log))
+    values = torch.logspace(-1, 2, 500)
+    codec.fit(values)
+    check_edges(codec, bin_edges(codec), values)
+
+
+def check_edges(
+    codec: GridTokenizer | ScalarTokenizer, edges: ndarray, values: torch.Tensor
+) -> None:
+    codes = codec.encode(values)[:, 0].numpy()
+    assert len(edges) == codec.num_codes + 1
+    slack = 1e-5 * np.abs(edges).max()
+    assert (values.numpy() >= edges[codes] - slack).all()
+    assert (values.numpy() <= edges[codes + 1] + slack).all()
+
+
+@pytest.mark.parametrize(
+    ("edges", "mass", "message"),
+    [
+        ([0, 1], [[0.5, 0.5]], "2 bins need one edge more, got 2"),
+        ([0, 2, 1], [[0.5, 0.5]], "finite and ascend"),
+        ([0, 1, np.nan], [[0.5, 0.5]], "finite and ascend"),
+        ([0, 1, 2], [[0.5, 0.4]], "add up to 1"),
+        ([0, 1, 2], [[np.nan, 1.0]], "add up to 1"),
+        ([0, 1, 2], [[-0.5, 1.5]], "0 or more"),
+    ],
+)
+def test_what_is_no_distribution_is_refused(
+    edges: list[float], mass: list[list[float]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Densities(np.array(edges, dtype=float), np.array(mass))
+
+
+def test_nan_never_passes(some: Densities) -> None:
+    with pytest.raises(ValueError, match="finite truths"):
+        some.pit(np.array([1.0, np.nan, 1.0]))
+    with pytest.raises(ValueError, match="0 to 1"):
+        flatness(np.full(100, np.nan))
+    with pytest.raises(ValueError, match="50 values or more, got 20"):
+        flatness(np.full(20, 0.5))

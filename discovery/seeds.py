@@ -236,7 +236,9 @@ def _own(query: Query, encoder: Encoder | None) -> list[_Candidate]:
             )
         embedded = encoder.embed([observation])
         vectors = {
-            view: encoder.search_vectors(embedded.vectors[row : row + 1], view)[0]
+            view: encoder.search_vectors(embedded.vectors[row : row + 1], view, observation.survey)[
+                0
+            ]
             for row, view in enumerate(embedded.views)
         }
         candidates.append(_Candidate(vectors, source=observation.source or observation.object_id))

@@ -21,7 +21,8 @@ from discovery.seeds import (
     resolve,
     without_position,
 )
-from index.errors import EncoderMismatch, OutsideFootprint
+from index import sky_head
+from index.errors import OutsideFootprint
 from index.precision import checked
 from index.version import Version
 from index.versions import open_version
@@ -167,18 +168,14 @@ class Sky:
         """The encoder that made this sky, read when first needed.
 
         Raises:
-            EncoderMismatch: the encoder found is another one than made the vectors.
+            EncoderMismatch: the encoder found, or its search head, is another one than made the
+                vectors.
             EncoderNotFound: it is not there any more.
         """
         if self._encoder is None:
             made_by = self._version.encoder
             encoder = encoders.load(made_by.name, precision=checked(made_by.precision))
-            if (encoder.hash, encoder.head_hash) != (made_by.hash, made_by.head_hash):
-                raise EncoderMismatch(
-                    f"this sky was made with encoder {made_by.hash[:12]}, head "
-                    f"{made_by.head_hash[:12]}, but {made_by.name} is now {encoder.hash[:12]}, "
-                    f"head {encoder.head_hash[:12]}: build the sky again"
-                )
+            sky_head.attach(self.folder, encoder, made_by)
             self._encoder = encoder
         return self._encoder
 
@@ -208,7 +205,8 @@ class Sky:
         vectors = np.zeros((len(observations), encoder.search_dim), np.float32)
         for own, numbers in chosen.items():
             embedded = encoder.embed([observations[number] for number in numbers], views=(own,))
-            vectors[numbers] = encoder.search_vectors(embedded.vectors, own)
+            surveys = [observations[number].survey for number in numbers]
+            vectors[numbers] = encoder.search_vectors(embedded.vectors, own, surveys)
         return vectors
 
     def object(self, object_id: str) -> dict[str, CatalogueValue]:

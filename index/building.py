@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool
 from numpy import ndarray
 
-from index import disk
+from index import disk, sky_head
 from index.changes import Changes, by_view, find_changes
 from index.embedding import InputFile, Job, Progress, Reading, choose_workers, embed_files
 from index.errors import DiskFull, VersionCorrupt
@@ -77,7 +77,7 @@ def build(
         sources: Files, or folders read recursively.
         survey: Name of a reader (training.surveys).
         encoder: Shipped name, path of an artefact, or owner/name on the Hub; None: the sky's own,
-            "nano" for a new sky.
+            "nano" for a new sky. One without a search head gets the sky's own (sky_head.py).
         precision: Of the encoder's arithmetic, see training.encoder; None: the sky's own,
             float32 for a new sky. Another than the sky's is measured first (precision.py).
         num_workers: Processes; None: one a core, none for a few files; 0: work in this process.
@@ -87,8 +87,8 @@ def build(
         ValueError: an unknown survey, a source that is missing or holds no file of it, or no usable
             object in any file; nothing is published.
         NotASky: the folder holds something else.
-        EncoderMismatch: the sky was made with another encoder, or in a precision that the one
-            asked for does not agree with.
+        EncoderMismatch: the sky was made with another encoder, with a search head that is gone,
+            or in a precision that the one asked for does not agree with.
         SkyBusy: another build runs.
         DiskFull: nothing more can be written; the published version stays whole.
     """
@@ -114,8 +114,8 @@ def build(
                 write_head(sky, SkyHead(format=FORMAT, encoder=reference))
             run = _Build(sky, survey, reference, loaded, local, num_workers, progress)
             report = run.run(files)
-            if head is not None and head.encoder != reference:
-                write_head(sky, SkyHead(format=FORMAT, encoder=reference))
+            if head is not None and head.encoder != run.encoder:
+                write_head(sky, SkyHead(format=FORMAT, encoder=run.encoder))
     return replace(report, seconds=time.monotonic() - started)
 
 
@@ -182,6 +182,7 @@ class _Build:
             raise ValueError(_nothing_usable(files, reading))
         new_inputs, skipped = self._account(inputs, same, reading, changes)
         new, gone, num_joint = self._add_joints(base, changes, store, job_of_joints, skipped)
+        notes = self._complete_head(new, store)
         unchanged = not new and not gone.any() and new_inputs == inputs
         if base is not None and unchanged and base.encoder == self.encoder:
             number, manifest = base.number, base.manifest
@@ -189,6 +190,7 @@ class _Build:
             writer = VersionWriter(self.sky, self.encoder, self.loaded, store, base, self.progress)
             manifest = writer.write(new, gone, changes, new_inputs)
             number = manifest.number
+            notes += writer.notes()
         num_embedded = reading.num_embedded + agreement.num_observations
         news = base is None or number != base.number or not is_published
         if news:
@@ -204,8 +206,20 @@ class _Build:
             published=news,
             precision=job.precision,
             centred_cosine=agreement.centred_cosine,
-            notes=worded(reading.below_range + agreement.below_range, num_objects=num_embedded),
+            notes=(
+                *worded(reading.below_range + agreement.below_range, num_objects=num_embedded),
+                *notes,
+            ),
         )
+
+    def _complete_head(self, new: Mapping[str, pa.Table], store: Store) -> tuple[str, ...]:
+        """Where the encoder has no head: that of the sky, known to it before any version is."""
+        rows = {view: table["fingerprint"] for view, table in new.items()}
+        notes = sky_head.complete(self.sky, self.loaded, store, rows)
+        if self.loaded.head_hash != self.encoder.head_hash:
+            self.encoder = self.encoder.model_copy(update={"head_hash": self.loaded.head_hash})
+            write_head(self.sky, SkyHead(format=FORMAT, encoder=self.encoder))
+        return notes
 
     def _agreed(self, files: Sequence[InputFile], store: Store) -> tuple[Job, Job, Agreement]:
         """How files are embedded, and how joint views of several surveys are, as was measured."""

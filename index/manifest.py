@@ -4,7 +4,7 @@ SKY/
     sky.json                     format, encoder
     CURRENT                      number of the published version
     versions/<number>/           manifest.json, inputs.parquet, moc.fits, deleted/<segment>.npy
-    objects/  segments/  store/  immutable files that versions share
+    objects/  segments/  store/  head/   immutable files that versions share
     build.lock                   held while a build runs
 """
 
@@ -23,13 +23,15 @@ FORMAT = 1
 
 
 class EncoderReference(BaseModel):
-    """Which encoder made the vectors. The search head belongs to its artefact and stays there."""
+    """Which encoder made the vectors, and which search head: its own or the sky's (sky_head)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str  # of a shipped encoder, absolute path of a folder, or owner/name on the Hub
     hash: str  # of transformer and tokenizers
-    head_hash: str
+    head_hash: (
+        str  # "" only in sky.json, until the first vectors of a sky of its own head are there
+    )
     dim: int  # of a stored vector
     search_dim: int
     precision: str  # of a build that asks for none, see training.encoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from index import disk
+from index import disk, sky_head
 from index.errors import EncoderMismatch, NotASky
 from index.manifest import EncoderReference, SkyHead, read_head
 from training import encoder as encoders
@@ -64,18 +64,19 @@ def reference_of(
 ) -> EncoderReference:
     """What the sky writes down; `precision` is the sky's own.
 
+    An encoder without a search head gets that of the sky, which a new sky does not have yet.
+
     Raises:
-        ValueError: the encoder has no search head.
-        EncoderMismatch: the sky was made with another encoder.
+        EncoderMismatch: the sky was made with another encoder, or with a head that is gone.
     """
-    if not loaded.head_hash:
-        raise ValueError(f"encoder {name!r} has no search head (folder head/): train one first")
     if head is not None and head.encoder.hash != loaded.hash:
         raise EncoderMismatch(
             f"{sky} was made with the encoder {head.encoder.name!r} ({head.encoder.hash[:12]}), "
             f"not with {name!r} ({loaded.hash[:12]}), and vectors of two encoders do not compare: "
             "build a new sky"
         )
+    if head is not None and not loaded.head_hash and head.encoder.head_hash:
+        sky_head.attach(sky, loaded, head.encoder)
     return EncoderReference(
         name=name,
         hash=loaded.hash,

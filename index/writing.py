@@ -6,7 +6,7 @@ Everything is written but CURRENT: until that is replaced, no reader sees any of
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Int64
 from numpy import ndarray
 
-from index import disk
+from index import disk, sky_head
 from index.changes import Changes
 from index.embedding import Progress
 from index.footprint import footprint, write_footprint
@@ -35,7 +35,7 @@ from index.segment import BLOCK_ROWS, write_segment
 from index.store import Store
 from index.version import Version
 from index.versions import numbers
-from training.encoder import Encoder
+from training.encoder import FOREIGN, Encoder
 
 SMALL_SEGMENT_ROWS = 50_000
 MAX_SMALL_SEGMENTS = 16  # of a view; when there are as many they are written as one
@@ -67,6 +67,7 @@ class VersionWriter:
     store: Store
     base: Version | None
     progress: Progress | None
+    foreign: set[tuple[str, str]] = field(default_factory=set)  # view, survey new to the head
 
     def write(
         self,
@@ -91,6 +92,7 @@ class VersionWriter:
         with disk.new_folder(final.parent) as temporary:
             old = self._old_segments(gone, {i for _, i in remade}, temporary, final)
             files = [record(self.sky, self.sky / each.file) for each in partitions]
+            files += sky_head.files_of(self.sky, self.encoder.head_hash)
             write_inputs(temporary / "inputs.parquet", inputs.values())
             files.append(_placed(self.sky, temporary, final, "inputs.parquet"))
             known = objects["ra_deg"].is_valid()
@@ -167,7 +169,7 @@ class VersionWriter:
             view=view,
             keys=rows["object_key"].to_numpy(),
             rows=self._with_precision(view, rows.drop_columns(["object_key"])),
-            blocks=self._search_vectors(view, rows["fingerprint"]),
+            blocks=self._search_vectors(view, rows),
             dim=self.encoder.search_dim,
             encoder_hash=self.encoder.hash,
             head_hash=self.encoder.head_hash,
@@ -188,11 +190,18 @@ class VersionWriter:
         place = rows.column_names.index("precision")
         return rows.set_column(place, "precision", pa.array(column, pa.string()))
 
-    def _search_vectors(self, view: str, fingerprints: pa.ChunkedArray) -> Iterator[ndarray]:
-        for start in range(0, len(fingerprints), BLOCK_ROWS):
-            some = fingerprints.slice(start, BLOCK_ROWS).to_pylist()
-            stored = self.store.vectors(view, some).astype(np.float32)
-            yield self.loaded.search_vectors(stored, view).astype(np.float16)
+    def _search_vectors(self, view: str, rows: pa.Table) -> Iterator[ndarray]:
+        assert self.loaded.head is not None
+        for start in range(0, rows.num_rows, BLOCK_ROWS):
+            some = rows.slice(start, BLOCK_ROWS)
+            surveys = some["survey"].to_pylist()
+            stored = self.store.vectors(view, some["fingerprint"].to_pylist()).astype(np.float32)
+            self.foreign |= {(view, each) for each in self.loaded.head.foreign(view, surveys)}
+            yield self.loaded.search_vectors(stored, view, surveys).astype(np.float16)
+
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the vectors that were written."""
+        return tuple(FOREIGN % each for each in sorted(self.foreign))
 
     def _old_segments(
         self, gone: Bool[ndarray, " row"], remade: set[int], temporary: Path, final: Path

@@ -187,14 +187,16 @@ def fits(key: str, domain: Domain, codec: Codec) -> bool:
     return 0 <= spare <= most and codec.num_tokens == domain.num_tokens
 
 
-def load_head(folder: Path, *, read: Read | None = None) -> SearchHead:
-    """Read the search head of an artefact; ValueError as `load`."""
+def load_head(folder: Path, *, part: str = "head", read: Read | None = None) -> SearchHead:
+    """Read the search head of an artefact, or from another part; ValueError as `load`."""
     read = {} if read is None else read
-    where = folder / "head" / CONFIG
-    config = read_config(SearchHeadConfig, _read_json(folder, f"head/{CONFIG}", read), where=where)
-    tensors = _read_weights(folder, f"head/{WEIGHTS}", read)
+    where = folder / part / CONFIG
+    config = read_config(
+        SearchHeadConfig, _read_json(folder, f"{part}/{CONFIG}", read), where=where
+    )
+    tensors = _read_weights(folder, f"{part}/{WEIGHTS}", read)
     head = built(lambda: SearchHead(config), where=where)
-    return filled(head, tensors, where=folder / "head" / WEIGHTS)
+    return filled(head, tensors, where=folder / part / WEIGHTS)
 
 
 def load_pooling(folder: Path, *, read: Read) -> Pooling:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from astropy.io import fits
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -143,6 +144,25 @@ def test_a_precision_that_differs_too_much_is_refused(
     assert in_parts(sky) == {"float32"}
     same = into(sky, one, "legacysurvey", precision="bfloat16")  # nothing new, nothing to measure
     assert (same.published, same.precision) == (False, "float32")
+
+
+def test_a_view_that_comes_after_those_that_were_measured_is_refused(
+    tmp_path: Path, one: Path, more: Path, into: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "ENOUGH_COSINE", 0.1)  # for weights that were never trained
+    monkeypatch.setattr(precision, "MOST_OBSERVATIONS", NUM_NEW)
+    for file in more.iterdir():  # without a flux above zero an image has no joint view
+        with fits.open(file, mode="update") as cutout:
+            cutout[0].data = -np.abs(cutout[0].data)
+    write_cutout(more / "z.fits", 60)
+    sky = tmp_path / "sky"
+    into(sky, one, "legacysurvey")
+
+    with pytest.raises(EncoderMismatch, match=r"z\.fits: whether its view joint in bfloat16"):
+        into(sky, more, "legacysurvey", precision="bfloat16")
+
+    assert in_parts(sky) == {"float32"}
+    assert open_version(sky).number == 1
 
 
 def test_an_unknown_precision_is_refused(tmp_path: Path, one: Path, into: Builder) -> None:

@@ -173,7 +173,7 @@ def embed_files(
                 finished.update(_given_up(file, piece) for file in left)
             continue
         for vectors in piece.vectors:
-            _check_measured(vectors, job, task[0])
+            _check_measured(vectors, job, task)
             add_vectors(store, vectors)
         if piece.rows is not None:
             rows.append((task, piece.rows))
@@ -334,10 +334,11 @@ def _refuse(piece: Piece, number: int, observation: Observation, reason: str) ->
     piece.refused.append((number, skipped))
 
 
-def _check_measured(vectors: Vectors, job: Job, file: InputFile) -> None:
+def _check_measured(vectors: Vectors, job: Job, files: Sequence[InputFile]) -> None:
     if vectors.view not in job.views:
+        where = " to ".join(dict.fromkeys((files[0].path, files[-1].path)))  # embedded together
         raise EncoderMismatch(
-            f"{file.path}: whether its view {vectors.view} in {job.precision} fits in with the "
+            f"{where}: whether the view {vectors.view} in {job.precision} fits in with the "
             f"sky was not measured, only that of {', '.join(job.views)} in the first files: build "
             "it on its own, or all in the precision of the sky"
         )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from training.processes import is_first
 from training.progress import progress_bars
 from training.recipe import Recipe, read_recipe
 
@@ -35,17 +36,38 @@ def tokenizer_command(config: ConfigFile, out: OutFolder, workers: Workers = Non
     )
 
 
+@commands.command("tokens")
+def tokens_command(config: ConfigFile, out: OutFolder, workers: Workers = None) -> None:
+    """Tokenize the data with the tokenizers in the same folder; the encoder's training reads that.
+
+    The next command does it too. On a cluster it is done beforehand, on machines with many cores.
+
+    Example: skykin train tokens base.toml --out my_base
+    """
+    from training.encoder_stage import make_tokens
+
+    figures = _run(make_tokens, config, out, workers)
+    rows = ", ".join(f"{name} {number:,} rows" for name, number in figures["rows"].items())
+    skipped = f"; {figures['skipped']:,} could not be read" if figures["skipped"] else ""
+    typer.echo(f"{out / 'tokens'}: {rows}{skipped}")
+
+
 @commands.command("encoder")
 def encoder_command(config: ConfigFile, out: OutFolder, workers: Workers = None) -> None:
     """Train the transformer on tokens of the tokenizers in the same folder.
 
+    A run that was stopped goes on when the command is given again. Several processes, on one
+    machine or many, are started by torchrun:
+    torchrun --nproc-per-node 8 --no-python skykin train encoder base.toml --out my_base
+
     Example: skykin train encoder nano.toml --out my_nano
     """
-    from training.stages import train_encoder
+    from training.encoder_stage import train_encoder
 
     figures = _run(train_encoder, config, out, workers)
     losses = ", ".join(f"{key} {loss:.2f}" for key, loss in figures["loss"].items())
-    typer.echo(f"{out}: encoder after {figures['steps']:,} steps, loss {losses}")
+    if is_first():
+        typer.echo(f"{out}: encoder after {figures['steps']:,} steps, loss {losses}")
 
 
 @commands.command("search-head")
@@ -74,6 +96,8 @@ def _run(
     recipe: Recipe = read_recipe(config)
     out.mkdir(parents=True, exist_ok=True)
     kept = out / "recipe.toml"
+    if not is_first():
+        return stage(recipe, out, lambda what, share: None, num_workers=workers)
     if config.resolve() != kept.resolve():
         shutil.copyfile(config, kept)
     with progress_bars() as show:

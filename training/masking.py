@@ -1,22 +1,33 @@
 """Which tokens an object shows to the encoder, and which it is asked for.
 
 The sampler of AION-1: one modality is chosen at random and shows a uniformly random number of its
-tokens, the rest of the input budget is filled evenly from all other tokens. What is asked for is
-drawn from the tokens not shown: one modality first, in a number from a Beta distribution skewed
-to 0 (so that training meets the short last steps of generation), the rest filled evenly.
+tokens, the rest of the input budget is filled evenly from the tokens of all others. What is asked
+for is drawn from the tokens not shown: one modality first, in a number from a Beta distribution
+skewed to 0 (so that training meets the short last steps of generation), the rest filled evenly.
+
+A sequence (`catalog`) shows its beginning and is asked for what follows, in order.
+
+Chance comes from a counter: what one object of one step draws depends on (seed, step, place in the
+batch) alone, so any number of processes draw what one would.
 
 Source: arXiv 2510.17960, section on masked modelling. The Beta parameters are not in the paper.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
+from scipy.special import betaincinv
 from torch import Tensor
+
+_DRAWS = 2  # single numbers an object: a count and a Beta variate
+_BLOCK = 4  # numbers that one count of the Philox generator gives
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -41,98 +52,140 @@ class Masks:
     target_valid: Bool[Tensor, "batch target"]
 
 
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """Uniform random numbers in [0, 1), all that one batch needs."""
+
+    order: Float64[Tensor, "batch 2 position"]  # of tokens: when shown, when asked for
+    stream: Float64[Tensor, "batch 2 stream"]
+    number: Float64[Tensor, "batch 2"]
+
+    @classmethod
+    def draw(
+        cls, seed: int, step: int, places: range, *, num_positions: int, num_streams: int
+    ) -> Chance:
+        """Numbers for some places of the batch of a step, whoever asks for the others.
+
+        Args:
+            seed: Of the run.
+            step: Of the run.
+            places: Consecutive places in the global batch.
+            num_positions: Positions of the layout.
+            num_streams: Streams of the layout.
+        """
+        width = 2 * (num_positions + num_streams) + _DRAWS
+        width += -width % _BLOCK
+        bits = np.random.Philox(key=[seed % 2**64, step])
+        bits.advance(places.start * width // _BLOCK)
+        numbers = torch.from_numpy(np.random.Generator(bits).random((len(places), width)))
+        order = numbers[:, : 2 * num_positions].reshape(-1, 2, num_positions)
+        stream = numbers[:, 2 * num_positions :][:, : 2 * num_streams].reshape(-1, 2, num_streams)
+        return cls(order, stream, numbers[:, 2 * (num_positions + num_streams) :][:, :_DRAWS])
+
+
 def sample_masks(
-    present: Bool[Tensor, "batch stream"],
+    available: Bool[Tensor, "batch position"],
     stream_of_position: Int[Tensor, " position"],
     config: MaskingConfig,
-    generator: torch.Generator,
+    chance: Chance,
+    *,
+    askable: Bool[Tensor, " stream"] | None = None,
+    sequences: Sequence[slice] = (),
 ) -> Masks:
     """Draw shown and asked-for tokens for a batch of objects; the two never overlap.
 
     Args:
-        present: Which streams each object has.
+        available: Which tokens each object has; of a sequence the first ones.
         stream_of_position: For every position of the layout the number of its stream.
         config: Budgets.
-        generator: Source of all randomness.
+        chance: All randomness.
+        askable: Streams that can be asked for; None = all.
+        sequences: Positions of streams that are shown from their start and asked for in order.
 
     Returns:
         Masks. Every row shows at least one token, and asks for at least one where its object has
-        two or more.
+        two or more (that can be asked for).
 
     Raises:
-        ValueError: an object has no stream at all.
+        ValueError: an object has no token at all.
     """
-    if not present.any(dim=1).all():
-        empty = int((~present.any(dim=1)).nonzero()[0, 0])
+    num_streams = chance.stream.shape[2]
+    member = torch.nn.functional.one_hot(stream_of_position, num_streams).double()
+    sizes = available.double() @ member  # (batch, stream) tokens of each stream
+    if not available.any(dim=1).all():
+        empty = int((~available.any(dim=1)).nonzero()[0, 0])
         raise ValueError(f"object {empty} of the batch has no tokens")
-    device = present.device
-    batch, num_streams = present.shape
-    available = present[:, stream_of_position]  # (batch, position)
-    member = torch.nn.functional.one_hot(stream_of_position, num_streams).float()
-
-    sizes = available.float() @ member  # (batch, stream) tokens of each stream
-    first = _one_of(present, generator)  # the modality drawn first
-    size_first = sizes.gather(1, first[:, None])[:, 0]
-    most = size_first.clamp(max=config.num_input_tokens)
-    num_first = (
-        torch.rand(batch, generator=generator, device=device) * most
-    ).floor() + 1  # uniform on 1 ... most
+    first = _one_of(sizes > 0, chance.stream[:, 0])  # the modality drawn first
+    most = sizes.gather(1, first[:, None])[:, 0].clamp(max=config.num_input_tokens)
+    num_first = (chance.number[:, 0] * most).floor() + 1  # uniform on 1 ... most
     budget = (sizes.sum(dim=1) - 1).clamp(min=1, max=config.num_input_tokens)  # leave one to ask
-    num_first = torch.minimum(num_first, budget)
+    order = _ordered(chance.order[:, 0], available, sequences)
     chosen, inputs, input_valid = _draw(
-        available, stream_of_position, first, num_first, budget, generator
-    )
+        available, stream_of_position == first[:, None], order,
+        num_first=torch.minimum(num_first, budget), budget=budget, most=config.num_input_tokens,
+    )  # fmt: skip
 
     left = available & ~chosen
-    sizes = left.float() @ member
-    first = _one_of(sizes > 0, generator)
+    if askable is not None:
+        left &= askable[stream_of_position]
+    sizes = left.double() @ member
+    first = _one_of(sizes > 0, chance.stream[:, 1])
     size_first = sizes.gather(1, first[:, None])[:, 0]
-    share = _beta(batch, config.target_alpha, config.target_beta, generator, device)
+    share = betaincinv(config.target_alpha, config.target_beta, chance.number[:, 1].numpy())
+    num_first = (torch.from_numpy(share) * size_first).ceil().clamp(min=1)
     budget = sizes.sum(dim=1).clamp(max=config.num_target_tokens)
-    num_first = torch.minimum((share * size_first).ceil().clamp(min=1), budget)
-    _, targets, target_valid = _draw(left, stream_of_position, first, num_first, budget, generator)
+    order = _ordered(chance.order[:, 1], left, sequences)
+    _, targets, target_valid = _draw(
+        left, stream_of_position == first[:, None], order,
+        num_first=torch.minimum(num_first, budget), budget=budget, most=config.num_target_tokens,
+    )  # fmt: skip
     return Masks(inputs, input_valid, targets, target_valid)
 
 
 def _draw(
     available: Bool[Tensor, "batch position"],
-    stream_of_position: Int[Tensor, " position"],
-    first: Int[Tensor, " batch"],
+    of_first: Bool[Tensor, "batch position"],
+    order: Float64[Tensor, "batch position"],
+    *,
     num_first: Float[Tensor, " batch"],
     budget: Float[Tensor, " batch"],
-    generator: torch.Generator,
+    most: int,
 ) -> tuple[Bool[Tensor, "batch position"], Int[Tensor, "batch n"], Bool[Tensor, "batch n"]]:
-    """Take num_first random tokens of one stream, then others at random up to the budget."""
-    noise = torch.rand(available.shape, generator=generator, device=available.device)
-    of_first = available & (stream_of_position[None] == first[:, None])
-    # Order: the random choice of the first stream, then all other streams mixed, then the rest.
-    rank = torch.where(of_first, noise, 2.0).argsort(dim=1).argsort(dim=1)
-    kept = of_first & (rank < num_first[:, None])
-    score = torch.where(kept, noise - 1, noise)
-    score = torch.where(available & (kept | ~of_first), score, torch.inf)
-    score, positions = score.sort(dim=1)
-    valid = score.isfinite()
-    valid &= torch.arange(valid.shape[1], device=valid.device) < budget[:, None]
+    """Take num_first tokens of one stream, then others up to the budget, the lowest first."""
+    most = min(most, order.shape[1])
+    of_first = available & of_first
+    lowest = torch.where(of_first, order, 2.0).topk(most, dim=1, largest=False).values
+    last = lowest.gather(1, (num_first.long() - 1).clamp(min=0)[:, None])
+    kept = of_first & (order <= last)
+    score = torch.where(available & ~of_first, order, torch.inf)
+    score = torch.where(kept, order - 1, score)
+    score, positions = score.topk(most, dim=1, largest=False)
+    valid = score.isfinite() & (torch.arange(most) < budget[:, None])
     longest = max(int(valid.sum(dim=1).max()), 1)
     positions, valid = positions[:, :longest], valid[:, :longest]
     chosen = torch.zeros_like(available).scatter(1, positions, valid)
-    return chosen, positions, valid
+    return chosen, torch.where(valid, positions, 0), valid
+
+
+def _ordered(
+    order: Float64[Tensor, "batch position"],
+    available: Bool[Tensor, "batch position"],
+    sequences: Sequence[slice],
+) -> Float64[Tensor, "batch position"]:
+    """The same numbers, but those of a sequence rise along it: it is taken from its start."""
+    if not sequences:
+        return order
+    order = order.clone()
+    for mine in sequences:
+        there = available[:, mine]
+        rising = torch.where(there, order[:, mine], 2.0).sort(dim=1).values
+        rank = (there.cumsum(dim=1) - 1).clamp(min=0)
+        order[:, mine] = rising.gather(1, rank)
+    return order
 
 
 def _one_of(
-    choices: Bool[Tensor, "batch choice"], generator: torch.Generator
+    choices: Bool[Tensor, "batch choice"], chance: Float64[Tensor, "batch choice"]
 ) -> Int[Tensor, " batch"]:
     """One of the true columns of each row, evenly; 0 where there is none."""
-    noise = torch.rand(choices.shape, generator=generator, device=choices.device)
-    return torch.where(choices, noise, -1.0).argmax(dim=1)
-
-
-def _beta(
-    num: int, alpha: float, beta: float, generator: torch.Generator, device: torch.device
-) -> Float[Tensor, " num"]:
-    """Beta samples from a generator, which torch.distributions does not take."""
-    # A quotient of Gamma samples, drawn in float64 because a small alpha underflows float32.
-    shape = torch.tensor([alpha, beta], dtype=torch.float64, device=device).expand(num, 2)
-    gamma = torch._standard_gamma(shape, generator=generator)
-    total = gamma.sum(dim=1)
-    return torch.where(total > 0, gamma[:, 0] / total, 0.0).float()
+    return torch.where(choices, chance, -1.0).argmax(dim=1)

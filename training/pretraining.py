@@ -1,65 +1,41 @@
 """Masked modelling: from some tokens of an object, of any modality, predict some of the others.
 
 Source: arXiv 2510.17960 (AdamW with betas 0.9 and 0.95, weight decay 0.05, linear warm-up, then a
-cosine to zero). Every step draws its objects and its masks from (seed, step) alone, so a run that
-was interrupted goes on exactly where its last checkpoint stood.
+cosine to zero). Every step draws its objects and its masks from (seed, step) alone, whatever the
+number of processes, so a run that was interrupted goes on exactly where its last checkpoint stood.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Int64
-from numpy import ndarray
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass as checked_dataclass
-from safetensors import safe_open
-from torch import Tensor
-from torch.nn import functional as F
+from jaxtyping import Float64
+from torch import Tensor, nn
 
+from training import checkpoint
 from training.artifact import dump_config
-from training.masking import MaskingConfig, sample_masks
-from training.tensor_file import read_tensors, write_tensors
-from training.tokens import TokenShard
-from training.transformer import Layout, Transformer
+from training.checkpoint import State
+from training.devices import build, launch, set_up
+from training.loader import Loader, LoaderConfig, Step
+from training.objective import losses, token_weights
+from training.pretraining_config import MAY_CHANGE, PretrainingConfig
+from training.schedule import rate_share, share_done
+from training.shards import TokenSet
+from training.tensor_file import write_tensors
+from training.throughput import Meter, Work, peak_flops, work_of
+from training.transformer import Transformer
+from training.transformer_config import TransformerConfig
 
-Precision = Literal["float32", "bfloat16"]
-BETAS = (0.9, 0.95)
-CURVE = "curve.csv"
-CHECKPOINT = "checkpoint.safetensors"
-
-
-@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class PretrainingConfig:
-    """How a transformer is trained."""
-
-    masking: MaskingConfig = MaskingConfig()
-    steps: int = Field(default=20_000, gt=0)
-    max_seconds: float | None = Field(
-        default=None, gt=0
-    )  # the cosine ends with what runs out first
-    batch_size: int = Field(default=64, gt=0)
-    learning_rate: float = Field(default=2e-4, gt=0)  # at the peak
-    warmup_share: float = Field(default=0.05, ge=0, lt=1)
-    weight_decay: float = Field(default=0.05, ge=0)
-    max_gradient_norm: float = Field(default=1.0, gt=0)
-    # "modality": the mean over the modalities' means; "token": the mean over all asked tokens.
-    loss: Literal["modality", "token"] = "modality"
-    precision: Precision = "bfloat16"
-    validation_share: float = Field(default=0.05, ge=0, lt=1)  # of the objects, never trained on
-    log_steps: int = Field(default=100, gt=0)
-    checkpoint_steps: int = Field(default=500, gt=0)
-    num_threads: int = Field(default=2, gt=0)
-    seed: int = 0
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from lightning_fabric.wrappers import _FabricModule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +45,10 @@ class PretrainingReport:
     steps: int
     seconds: float
     objects_per_second: float
+    tokens_per_second: float
+    mfu: float  # of the last stretch between two lines of the curve
+    data_wait: float  # share of that time
+    world_size: int
     loss: Mapping[str, float]  # stream -> loss; streams that never came are absent
 
     def perplexity(self) -> dict[str, float]:
@@ -76,321 +56,336 @@ class PretrainingReport:
         return {key: math.exp(value) for key, value in self.loss.items()}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a run is after a step."""
+
+    done: float  # share of the run, 1 at its end
+    step: int
+    loss: float  # of this step, of this process's objects
+    seconds_left: float
+    streams: Mapping[str, float]  # losses, means up to the last line of the curve
+    tokens_per_second: float  # 0 before the first line
+    mfu: float
+
+
+class LossNotFinite(ValueError):
+    """The loss or its gradient is NaN or infinite; weights are as the step before left them."""
+
+
 def pretrain(
-    transformer: Transformer,
-    shard: TokenShard,
+    model: TransformerConfig,
+    sets: Sequence[TokenSet],
     config: PretrainingConfig,
     folder: Path,
     *,
-    progress: Callable[[float, int, float], None] | None = None,
-) -> PretrainingReport:
-    """Train a transformer in place on one shard of tokens.
+    fabric: Fabric | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> tuple[Transformer, PretrainingReport]:
+    """Train a transformer on token shards.
 
     Args:
-        transformer: Trained in place, left in evaluation mode.
-        shard: Tokens of all objects.
+        model: Its sizes and streams.
+        sets: Tokens of all objects; several sets are mixed by their weights.
         config: How long and how fast.
-        folder: Receives the loss curve and a checkpoint; a checkpoint found there is resumed.
-        progress: Called after each step with (share of the run done, step, loss).
+        folder: Receives the curves and checkpoints; a checkpoint found there is resumed.
+        fabric: From `devices.launch`; None launches one as the configuration says.
+        progress: Called after each step, in the first process alone.
+
+    Returns:
+        The transformer in evaluation mode on the CPU (in the first process of several; others get
+        one without weights), and what the run reached.
 
     Raises:
-        ValueError: the shard lacks a stream of the model or holds no row to train on, or the
-            checkpoint is of another configuration.
+        ValueError: the shards do not fit the model or leave no row to train on, or a checkpoint is
+            of another configuration.
+        LossNotFinite: names the file that holds the batch.
     """
     torch.set_num_threads(config.num_threads)
     folder.mkdir(parents=True, exist_ok=True)
-    data = _Data.of(shard, transformer.layout)
-    train_rows, held_rows = _split(shard.objects, config.validation_share)
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(transformer, config.weight_decay),
-        lr=config.learning_rate,
-        betas=BETAS,
-        fused=True,
-    )
-    run = _describe(transformer, shard, config)
-    step, spent = _resume(folder / CHECKPOINT, transformer, optimizer, run)
-    curve = _Curve(folder / CURVE, transformer.layout.keys, step)
-    losses = _Mean()
-    started = time.monotonic() - spent
-    done = _share_done(step, time.monotonic() - started, config)
-    transformer.train()
-    while done < 1:
-        step += 1
-        rate = config.learning_rate * _schedule(done, config.warmup_share)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        rows = _rows_of_step(train_rows, step, config)
-        generator = torch.Generator().manual_seed(_seed(config.seed, step))
-        per_stream = _losses(transformer, data, rows, config, generator)
-        loss = _combine(per_stream, config.loss)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(transformer.parameters(), config.max_gradient_norm)
-        optimizer.step()
-        losses.add({key: (value.item(), count) for key, (value, count) in per_stream.items()})
-        seconds = time.monotonic() - started
-        done = _share_done(step, seconds, config)
-        if progress is not None:
-            progress(done, step, loss.item())
-        if step % config.log_steps == 0 or done >= 1:
-            curve.write(step, seconds, rate, "train", losses.take())
-        if step % config.checkpoint_steps == 0 or done >= 1:
-            curve.write(
-                step, seconds, rate, "held out", evaluate(transformer, data, held_rows, config)
-            )
-            _checkpoint(folder / CHECKPOINT, transformer, optimizer, step, seconds, run)
-    transformer.eval()
-    seconds = time.monotonic() - started
-    return PretrainingReport(
-        steps=step,
-        seconds=seconds,
-        objects_per_second=step * config.batch_size / seconds,
-        loss=evaluate(transformer, data, held_rows, config),
-    )
+    if fabric is None:
+        fabric = launch(device=config.device, strategy=config.strategy, precision=config.precision)
+    run = _Run.begin(model, sets, config, folder, fabric)
+    report = run.train(progress)
+    return run.result(), report
 
 
-def evaluate(
-    transformer: Transformer, data: _Data, rows: Int64[ndarray, " row"], config: PretrainingConfig
-) -> dict[str, float]:
-    """Loss of each stream on some rows, with the same masks every time."""
-    generator = torch.Generator().manual_seed(_seed(config.seed, 0))
-    mean = _Mean()
-    training = transformer.training
-    transformer.eval()
-    with torch.no_grad():
-        for start in range(0, len(rows), config.batch_size):
-            some = rows[start : start + config.batch_size]
-            per_stream = _losses(transformer, data, some, config, generator)
-            mean.add({key: (value.item(), count) for key, (value, count) in per_stream.items()})
-    transformer.train(training)
-    return mean.take()
+class _Run:
+    """One process's share of a run."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Data:
-    """A shard as one line of tokens a row, in the order of the model's layout."""
-
-    ids: Int[Tensor, "row position"]  # layout ids
-    present: Bool[Tensor, "row stream"]
+    def __init__(
+        self,
+        fabric: Fabric,
+        wrapped: _FabricModule,
+        transformer: Transformer,
+        optimizer: torch.optim.Optimizer,
+        loader: Loader,
+        config: PretrainingConfig,
+        folder: Path,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.fabric, self.wrapped, self.transformer = fabric, wrapped, transformer
+        self.optimizer, self.loader, self.config = optimizer, loader, config
+        self.folder, self.settings = folder, settings
+        self.step, self.spent, self.position = 0, 0.0, loader.start()
+        zeros = torch.zeros(len(loader.layout.keys), dtype=torch.float64, device=fabric.device)
+        self.sums, self.counts = zeros, zeros.clone()  # since the curve's last line
+        dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+        self.meter = Meter(peak_flops(fabric.device, dtype=dtype))
+        self.rates: dict[str, float] = {}
+        self.streams: dict[str, float] = {}
 
     @classmethod
-    def of(cls, shard: TokenShard, layout: Layout) -> _Data:
-        missing = [key for key in layout.keys if key not in shard.tokens]
-        if missing:
-            raise ValueError(f"the token shard has no stream {missing[0]!r}")
-        parts = []
-        for key in layout.keys:
-            codes = shard.tokens[key]
-            if codes.shape[1] != layout.num_tokens[key]:
-                raise ValueError(
-                    f"the token shard has {codes.shape[1]} tokens of {key}, "
-                    f"the model {layout.num_tokens[key]}"
-                )
-            parts.append(codes.astype(np.int32) + np.int32(layout.id_start[key]))
-        present = np.stack([shard.present[key] for key in layout.keys], axis=1)
-        return cls(
-            torch.from_numpy(np.concatenate(parts, axis=1)),
-            torch.from_numpy(present),
+    def begin(
+        cls,
+        model: TransformerConfig,
+        sets: Sequence[TokenSet],
+        config: PretrainingConfig,
+        folder: Path,
+        fabric: Fabric,
+    ) -> _Run:
+        """Set up a run, and put it where its newest checkpoint stands."""
+        loader = Loader(
+            sets,
+            model,
+            LoaderConfig(
+                masking=config.masking,
+                batch_size=config.batch_size,
+                micro_batch_size=config.micro_batch_size,
+                validation_share=config.validation_share,
+                max_validation_rows=config.max_validation_rows,
+                seed=config.seed,
+                fixed_shape=config.compile,
+            ),
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+        )
+        settings = _describe(model, sets, config)
+        resumed = checkpoint.newest(folder)
+        if resumed is not None:
+            checkpoint.check_same_run(*resumed, settings)
+        module = build(model, seed=config.seed)
+        wrapped, optimizer = set_up(
+            fabric, module,
+            learning_rate=config.learning_rate, weight_decay=config.weight_decay,
+            compiled=config.compile, checkpointed=config.checkpoint_activations,
+        )  # fmt: skip
+        run = cls(fabric, wrapped, module.transformer, optimizer, loader, config, folder, settings)
+        if resumed is not None:
+            place, state = resumed
+            checkpoint.restore(place, module.transformer, optimizer)
+            run.step, run.spent, run.position = state.step, state.seconds, dict(state.position)
+            if fabric.global_rank == 0:
+                run.sums += run.sums.new_tensor(state.sums["sums"])
+                run.counts += run.counts.new_tensor(state.sums["counts"])
+        return run
+
+    def train(self, progress: Callable[[Progress], None] | None) -> PretrainingReport:
+        """The loop."""
+        from training.curves import Curves
+
+        config, first = self.config, self.fabric.global_rank == 0
+        curves = Curves(self.folder, self.loader.layout.keys, step=self.step) if first else None
+        begun, begun_at = time.monotonic(), self.step
+        started = begun - self.spent
+        done = self._done(self.spent)
+        steps = self.loader.steps(self.step + 1, self.position, last=config.steps)
+        self.wrapped.train()
+        held_out: dict[str, float] | None = None
+        try:
+            while done < 1:
+                asked_at = time.perf_counter()
+                step = next(steps)
+                wait = time.perf_counter() - asked_at
+                rate = config.learning_rate * rate_share(done, config.warmup_share)
+                seconds, loss, norm = self._step(step, rate, wait, time.monotonic() - started)
+                done = self._done(seconds)
+                if self.step % config.log_steps == 0 or done >= 1:
+                    numbers = {"seconds": seconds, "learning_rate": rate, "gradient_norm": norm}
+                    self._log(curves, numbers)
+                if self.step % config.checkpoint_steps == 0 or done >= 1:
+                    held_out = self._evaluate()
+                    if curves is not None and held_out:
+                        curves.write(self.step, "held out", {"seconds": seconds} | held_out)
+                    self._checkpoint(seconds)
+                if first and progress is not None:
+                    progress(self._progress(done, loss, time.monotonic() - begun, begun_at))
+        finally:
+            steps.close()
+            if curves is not None:
+                curves.close()
+        seconds = time.monotonic() - begun
+        return PretrainingReport(
+            steps=self.step,
+            seconds=self.spent + seconds,
+            objects_per_second=(self.step - begun_at) * config.batch_size / seconds,
+            tokens_per_second=self.rates.get("tokens_per_second", 0.0),
+            mfu=self.rates.get("mfu", 0.0),
+            data_wait=self.rates.get("data_wait", 0.0),
+            world_size=self.fabric.world_size,
+            loss=self._evaluate() if held_out is None else held_out,
         )
 
+    def _step(
+        self, step: Step, rate: float, wait: float, seconds: float
+    ) -> tuple[float, float, float]:
+        """One step of the optimizer; seconds as all processes agree on, loss, gradient norm."""
+        config, device = self.config, self.fabric.device
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        counts = torch.tensor([batch.counts for batch in step.batches], dtype=torch.float64).sum(0)
+        agreed = self._summed(torch.cat([counts, counts.new_tensor([seconds])]))
+        seconds = float(agreed[-1]) / self.fabric.world_size
+        # gradients are averaged over processes, the loss is summed over the whole batch
+        weights = token_weights(agreed[:-1], config.loss).to(device) * self.fabric.world_size
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = torch.zeros_like(self.sums)
+        total, work = torch.zeros((), device=device), Work(0, 0.0)
+        for number, batch in enumerate(step.batches):
+            last = number == len(step.batches) - 1
+            with self.fabric.no_backward_sync(self.wrapped, enabled=not last):
+                per_stream = losses(self.wrapped, batch.to(device))
+                loss = (per_stream * weights).sum()
+                self.fabric.backward(loss)
+            sums += per_stream.detach()
+            total += loss.detach()
+            work += work_of(batch, self.transformer.config)
+        norm = float(
+            checkpoint.full(
+                nn.utils.clip_grad_norm_(self.transformer.parameters(), config.max_gradient_norm)
+            )
+        )
+        if not math.isfinite(norm):
+            raise LossNotFinite(self._save_batch(step, sums))
+        self.optimizer.step()
+        self.step, self.position = step.number, step.after
+        self.sums += sums
+        self.counts += counts.to(device)
+        self.meter.add(work, wait)
+        return seconds, float(total), norm
 
-def _losses(
-    transformer: Transformer,
-    data: _Data,
-    rows: Int64[ndarray, " row"],
-    config: PretrainingConfig,
-    generator: torch.Generator,
-) -> dict[str, tuple[Float[Tensor, ""], int]]:
-    """Mean cross-entropy and number of asked tokens of each stream that was asked for."""
-    picked = torch.from_numpy(rows)
-    ids = data.ids[picked]
-    masks = sample_masks(
-        data.present[picked], transformer.stream_of_position, config.masking, generator
-    )
-    shown = ids.gather(1, masks.inputs)
-    truth = ids.gather(1, masks.targets)
-    stream = torch.where(
-        masks.target_valid, transformer.stream_of_position[masks.targets], -1
-    )  # (row, target)
-    layout = transformer.layout
-    losses = {}
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
-        encoded = transformer.encode_selected(shown, masks.inputs, masks.input_valid)
-        states = transformer.decode(encoded, masks.targets, masks.target_valid)
-        for number, key in enumerate(layout.keys):
-            asked = stream == number
-            count = int(asked.sum())
-            if count:
-                logits = transformer.logits(key, states[asked]).float()
-                codes = truth[asked].long() - layout.id_start[key]
-                losses[key] = (F.cross_entropy(logits, codes), count)
-    return losses
+    def _log(self, curves: Any, numbers: Mapping[str, float]) -> None:
+        """Write the means since the last line; all processes take part."""
+        rates = self.meter.read()
+        shared = self._summed(
+            torch.cat([self.sums, self.counts, self.sums.new_tensor(list(rates.values()))])
+        ).tolist()
+        num = len(self.sums)
+        sums, counts = shared[:num], shared[num : 2 * num]
+        self.rates = dict(zip(rates, shared[2 * num :], strict=True))
+        for name in ("mfu", "data_wait"):
+            self.rates[name] /= self.fabric.world_size
+        keys = self.loader.layout.keys
+        self.streams = _means(keys, sums, counts)
+        loss = sum(sums) / max(sum(counts), 1)
+        if self.config.loss == "modality":
+            loss = sum(self.streams.values()) / max(len(self.streams), 1)
+        if curves is not None:
+            line = {**numbers, "loss": loss, **self.rates, **self.streams}
+            curves.write(self.step, "train", line)
+        self.sums.zero_()
+        self.counts.zero_()
+
+    def _evaluate(self) -> dict[str, float]:
+        """Losses of the held-out rows by stream."""
+        sums, counts = torch.zeros_like(self.sums), torch.zeros_like(self.counts)
+        self.wrapped.eval()
+        with torch.no_grad():
+            for batch in self.loader.held_out():
+                sums += losses(self.wrapped, batch.to(self.fabric.device))
+                counts += torch.tensor(batch.counts, device=counts.device)
+        self.wrapped.train()
+        shared = self._summed(torch.cat([sums, counts])).tolist()
+        return _means(self.loader.layout.keys, shared[: len(sums)], shared[len(sums) :])
+
+    def _checkpoint(self, seconds: float) -> None:
+        first = self.fabric.global_rank == 0
+        shared = self._summed(torch.stack([self.sums, self.counts])).tolist()
+        tensors = checkpoint.gathered(self.transformer, self.optimizer, keep=first)
+        if first:
+            state = State(
+                step=self.step, seconds=seconds, position=self.position,
+                sums=dict(zip(("sums", "counts"), shared, strict=True)), run=self.settings,
+            )  # fmt: skip
+            checkpoint.write(self.folder, tensors, state)
+
+    def _summed(self, numbers: Float64[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
+        """The sum over all processes."""
+        if self.fabric.world_size == 1:
+            return numbers
+        there = numbers.to(self.fabric.device)
+        summed = self.fabric.all_reduce(there, reduce_op="sum")
+        assert isinstance(summed, Tensor)
+        return summed.to(numbers.device)
+
+    def _done(self, seconds: float) -> float:
+        return share_done(
+            self.step, seconds, steps=self.config.steps, max_seconds=self.config.max_seconds
+        )
+
+    def _progress(self, done: float, loss: float, seconds: float, begun_at: int) -> Progress:
+        left = [(self.config.steps - self.step) * seconds / max(self.step - begun_at, 1)]
+        if self.config.max_seconds is not None:
+            left.append(self.config.max_seconds - self.spent - seconds)
+        return Progress(
+            done=done, step=self.step, loss=loss, seconds_left=max(min(left), 0.0),
+            streams=self.streams,
+            tokens_per_second=self.rates.get("tokens_per_second", 0.0),
+            mfu=self.rates.get("mfu", 0.0),
+        )  # fmt: skip
+
+    def _save_batch(self, step: Step, sums: Tensor) -> str:
+        """Keep the batch of a step that went wrong; the message that says so."""
+        rank = self.fabric.global_rank
+        file = self.folder / f"not-finite-step-{step.number:09d}-process-{rank}.safetensors"
+        tensors: dict[str, Tensor] = {}
+        for number, batch in enumerate(step.batches):
+            named = batch.tensors() | {"origin": torch.from_numpy(batch.origin)}
+            tensors |= {f"{number}.{name}": tensor for name, tensor in named.items()}
+        keys = self.loader.layout.keys
+        per_stream = dict(zip(keys, sums.tolist(), strict=True))
+        write_tensors(
+            file,
+            tensors,
+            metadata={
+                "step": str(step.number),
+                "summed_losses": json.dumps({key: repr(v) for key, v in per_stream.items()}),
+                "data_sets": json.dumps([each.name for each in self.loader.sets]),
+            },
+        )
+        wrong = [key for key, value in per_stream.items() if not math.isfinite(value)]
+        what = f"the loss of {', '.join(wrong)}" if wrong else "the gradient"
+        return (
+            f"step {step.number:,}: {what} is not finite. The batch is in {file}, the last "
+            f"checkpoint in {self.folder / checkpoint.CHECKPOINTS}; try a lower learning_rate or "
+            "a longer warmup_share"
+        )
+
+    def result(self) -> Transformer:
+        """The trained transformer whole and on the CPU, in the first process."""
+        first = self.fabric.global_rank == 0
+        weights = checkpoint.gathered(self.transformer, self.optimizer, keep=first)["weights"]
+        whole = build(self.transformer.config, seed=self.config.seed)
+        if first:
+            assert whole.prepare is not None
+            whole.prepare(whole)
+            with torch.no_grad():
+                for name, parameter in whole.transformer.named_parameters():
+                    parameter.copy_(weights[name])
+        return whole.transformer.eval()
 
 
-def _combine(
-    losses: Mapping[str, tuple[Float[Tensor, ""], int]], how: Literal["modality", "token"]
-) -> Float[Tensor, ""]:
-    values = torch.stack([value for value, _ in losses.values()])
-    if how == "modality":
-        return values.mean()
-    counts = torch.tensor([count for _, count in losses.values()], dtype=values.dtype)
-    return (values * counts).sum() / counts.sum()
-
-
-def _parameter_groups(transformer: Transformer, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; scales, biases, modality vectors and the mask token do not."""
-    decayed: list[Tensor] = []
-    free: list[Tensor] = []
-    for name, parameter in transformer.named_parameters():
-        plain = parameter.ndim < 2 or name.endswith(("mod_emb", "mask_token"))
-        (free if plain else decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-
-
-def _schedule(done: float, warmup_share: float) -> float:
-    """Linear up to 1 during the warm-up, then a cosine to 0."""
-    if done < warmup_share:
-        return max(done, 1e-4) / warmup_share
-    return 0.5 * (1 + math.cos(math.pi * (done - warmup_share) / (1 - warmup_share)))
-
-
-def _share_done(step: int, seconds: float, config: PretrainingConfig) -> float:
-    time_share = 0.0 if config.max_seconds is None else seconds / config.max_seconds
-    return max(step / config.steps, time_share)
-
-
-def _split(
-    objects: Int64[ndarray, " row"], validation_share: float
-) -> tuple[Int64[ndarray, " train"], Int64[ndarray, " held"]]:
-    """Rows to train on and rows held out; all rows of one object fall on one side."""
-    distinct = np.unique(objects)
-    every = round(1 / validation_share) if validation_share else len(distinct) + 1
-    held = np.isin(objects, distinct[every - 1 :: every])
-    rows = np.arange(len(objects), dtype=np.int64)
-    if held.all():
-        raise ValueError(f"{len(distinct)} objects leave none to train on")
-    return rows[~held], rows[held]
-
-
-def _rows_of_step(
-    rows: Int64[ndarray, " row"], step: int, config: PretrainingConfig
-) -> Int64[ndarray, " batch"]:
-    """The batch of a step: every epoch runs through all rows in a new order."""
-    size = min(config.batch_size, len(rows))
-    steps_an_epoch = len(rows) // size
-    epoch, part = divmod(step - 1, steps_an_epoch)
-    order = np.random.default_rng([config.seed, epoch]).permutation(rows)
-    return order[part * size : (part + 1) * size]
-
-
-def _seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
-
-
-class _Mean:
-    """Running means of losses, weighted by how many tokens were asked for."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, int]] = {}
-
-    def add(self, losses: Mapping[str, tuple[float, int]]) -> None:
-        for key, (value, count) in losses.items():
-            total, number = self._sums.get(key, (0.0, 0))
-            self._sums[key] = (total + value * count, number + count)
-
-    def take(self) -> dict[str, float]:
-        """The means so far; starts again."""
-        means = {key: total / number for key, (total, number) in self._sums.items()}
-        self._sums = {}
-        return means
-
-
-class _Curve:
-    """The loss curve as CSV; on resuming, lines after the checkpoint are dropped."""
-
-    def __init__(self, file: Path, keys: tuple[str, ...], step: int) -> None:
-        self._file, self._keys = file, keys
-        kept = [line for line in _curve_lines(file) if int(line["step"]) <= step]
-        with file.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, self._columns())
-            writer.writeheader()
-            writer.writerows(kept)
-
-    def write(
-        self, step: int, seconds: float, rate: float, split: str, losses: Mapping[str, float]
-    ) -> None:
-        line = {"step": step, "seconds": f"{seconds:.1f}", "learning_rate": f"{rate:.3g}"}
-        line |= {"split": split} | {key: f"{loss:.4f}" for key, loss in losses.items()}
-        with self._file.open("a", newline="") as stream:
-            csv.DictWriter(stream, self._columns()).writerow(line)
-
-    def _columns(self) -> list[str]:
-        return ["step", "seconds", "learning_rate", "split", *self._keys]
-
-
-def _curve_lines(file: Path) -> Iterator[dict[str, str]]:
-    if file.is_file():
-        with file.open(newline="") as stream:
-            yield from csv.DictReader(stream)
+def _means(keys: Sequence[str], sums: Sequence[float], counts: Sequence[float]) -> dict[str, float]:
+    return {k: s / n for k, s, n in zip(keys, sums, counts, strict=True) if n}
 
 
 def _describe(
-    transformer: Transformer, shard: TokenShard, config: PretrainingConfig
-) -> dict[str, object]:
+    model: TransformerConfig, sets: Sequence[TokenSet], config: PretrainingConfig
+) -> dict[str, Any]:
     """What a checkpoint must have in common with the run that resumes it, as JSON values."""
+    training = {k: v for k, v in dump_config(config).items() if k not in MAY_CHANGE}
     return {
-        "model": dump_config(transformer.config),
-        "training": dump_config(config),
-        "rows": len(shard),
-        "made_from": shard.made_from,
+        "model": dump_config(model),
+        "training": training,
+        "data": {each.name: {"rows": len(each), "weight": each.weight} for each in sets},
     }
-
-
-def _checkpoint(
-    file: Path,
-    transformer: Transformer,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    seconds: float,
-    run: Mapping[str, object],
-) -> None:
-    """One file with weights, optimizer tensors and, as JSON in its header, the counters."""
-    tensors = {f"model.{name}": value for name, value in transformer.named_parameters()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
-    counters = {"step": step, "seconds": seconds, "run": run}
-    write_tensors(file, tensors, metadata={"counters": json.dumps(counters)})
-
-
-def _resume(
-    file: Path,
-    transformer: Transformer,
-    optimizer: torch.optim.Optimizer,
-    run: Mapping[str, object],
-) -> tuple[int, float]:
-    """Load a checkpoint if there is one; steps and seconds already spent."""
-    if not file.is_file():
-        return 0, 0.0
-    tensors = read_tensors(file)
-    with safe_open(file, framework="pt") as header:
-        counters = json.loads(header.metadata()["counters"])
-    if counters["run"] != run:
-        raise ValueError(
-            f"{file} is of a run with another model, other data or other settings: "
-            "remove it, or train in another folder"
-        )
-    with torch.no_grad():
-        for name, parameter in transformer.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        if part == "optimizer":
-            number, _, field = rest.partition(".")
-            state.setdefault(int(number), {})[field] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return int(counters["step"]), float(counters["seconds"])

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import importlib
 import tomllib
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from training.artifact import read_config
 from training.augmentation import AugmentationConfig
-from training.pretraining import PretrainingConfig
+from training.modalities import STREAM
+from training.pretraining_config import PretrainingConfig
 from training.search_head import HeadFitConfig
 from training.tokenizer_fitting import FitConfig
 from training.tokenizers.image import ImageTokenizerConfig
@@ -29,12 +30,74 @@ _CHECKED = ConfigDict(extra="forbid")
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CHECKED)
+class DataSetRecipe:
+    """One part of a mixture: files of one survey, or the objects that two such parts share."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+.-]*$")  # of a folder too
+    weight: float = Field(default=1.0, ge=0)  # how often its rows are drawn, beside the others
+    sources: tuple[Path, ...] = ()
+    pair: tuple[str, str] | None = None  # names of two other data sets
+    matches: Path | None = None  # of a pair: the table that crossmatching wrote
+
+    @model_validator(mode="after")
+    def _agrees(self) -> DataSetRecipe:
+        if (self.pair is None) != (self.matches is None):
+            raise ValueError(f"data set {self.name!r}: pair and matches are given together")
+        if self.pair is not None and self.sources:
+            raise ValueError(f"data set {self.name!r}: give sources, or pair and matches, not both")
+        return self
+
+
+@checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CHECKED)
 class DataRecipe:
-    """What to train on: files of a survey, or a sky that is simulated first."""
+    """What to train on: files of a survey, a mixture of such, or a sky that is simulated first.
+
+    All files are read by one reader; that of the Multimodal Universe knows every survey.
+    """
 
     survey: str = "simulated"
-    sources: tuple[Path, ...] = ()  # empty: simulate `sky` into <out>/sky
+    sources: tuple[Path, ...] = ()  # empty, and no sets: simulate `sky` into <out>/sky
     sky: dict[str, Any] = field(default_factory=dict)  # settings of the simulated sky (SkyConfig)
+    sets: tuple[DataSetRecipe, ...] = ()  # the mixture, instead of `sources`
+
+    @model_validator(mode="after")
+    def _agrees(self) -> DataRecipe:
+        if self.sets and (self.sources or self.sky):
+            raise ValueError("sets: give sources or a sky, or sets, not both")
+        names = [each.name for each in self.sets]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"sets: two data sets are called {twice[0]!r}")
+        singles = [each.name for each in self.sets if each.pair is None]
+        empty = [each.name for each in self.sets if each.pair is None and not each.sources]
+        if empty:
+            raise ValueError(f"sets: {empty[0]!r} has no sources, and is no pair")
+        for each in self.sets:
+            for name in each.pair or ():
+                if name not in singles:
+                    raise ValueError(
+                        f"sets: {each.name!r} pairs {name!r}, which is no data set with sources"
+                    )
+        if self.sets and not any(each.weight for each in self.sets):
+            raise ValueError("sets: every weight is 0")
+        return self
+
+    @property
+    def mixture(self) -> tuple[DataSetRecipe, ...]:
+        """All data sets; without `sets` the survey alone."""
+        return (*self.singles, *self.pairs)
+
+    @property
+    def singles(self) -> tuple[DataSetRecipe, ...]:
+        """Data sets that are read from files."""
+        if self.sets:
+            return tuple(each for each in self.sets if each.pair is None)
+        return (DataSetRecipe(name=self.survey, sources=self.sources),)
+
+    @property
+    def pairs(self) -> tuple[DataSetRecipe, ...]:
+        """Data sets that join two others."""
+        return tuple(each for each in self.sets if each.pair is not None)
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CHECKED)
@@ -71,6 +134,20 @@ class EncoderRecipe:
     training: PretrainingConfig
     copies: int = Field(default=1, gt=0)  # of each object, turned and mirrored, to tokenize
     half: bool = False  # store matrices as float16
+    gaia: bool = True  # False: train without the streams of Gaia (the paper's ablation)
+
+    @property
+    def trained(self) -> TransformerConfig:
+        """The model that is trained: with `gaia` false it has no streams of Gaia."""
+        if self.gaia:
+            return self.model
+        kept = [key for key in self.model.domains_in if STREAM[key].survey != "gaia"]
+        asked = self.model.domains_out
+        return replace(
+            self.model,
+            domains_in={key: self.model.domains_in[key] for key in kept},
+            domains_out=None if asked is None else tuple(key for key in asked if key in kept),
+        )
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CHECKED)

@@ -1,21 +1,13 @@
-"""Tokens of many observations: made once by the frozen tokenizers, then kept as small integers.
-
-Training reads the same objects many times, and tokenizing costs more than a training step; so the
-tokens are written once to a shard, in which a missing stream is marked, never filled.
-"""
+"""Observations to tokens: which streams an observation has, and their codes."""
 
 from __future__ import annotations
 
-import os
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64, UInt16
+from jaxtyping import Float32, Int64
 from numpy import ndarray
 from torch import Tensor
 
@@ -32,7 +24,6 @@ from training.tokenizers.image import ImageTokenizer
 from training.tokenizers.scalar import GridTokenizer, ScalarTokenizer
 from training.tokenizers.spectrum import SpectrumTokenizer
 from training.tokenizers.xp import MultiScalarTokenizer
-from training.transformer_config import Domain
 
 MAX_BATCH = 8  # objects through the tokenizers at once; more is slower on a CPU (cache)
 
@@ -188,90 +179,3 @@ def key_of_spectrum(keys: Sequence[str], seen: Observation) -> str | None:
         return None
     own = f"tok_spectrum_{seen.spectrum.survey or seen.survey}"
     return own if own in keys else next((k for k in keys if STREAM[k].kind == "spectrum"), None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenShard:
-    """Tokens of many rows; rows of one object (its copies) share an object number."""
-
-    tokens: Mapping[str, UInt16[ndarray, "row _"]]  # stream -> codes, 0 where absent
-    present: Mapping[str, Bool[ndarray, " row"]]
-    objects: Int64[ndarray, " row"]
-    made_from: str = ""  # what tells whether the shard is stale, e.g. a hash of the tokenizers
-
-    def __len__(self) -> int:
-        return len(self.objects)
-
-    def write(self, file: Path) -> None:
-        """Write as npz, whole or not at all."""
-        arrays = {"objects": self.objects, "made_from": np.array(self.made_from)}
-        arrays.update({f"tokens/{key}": codes for key, codes in self.tokens.items()})
-        arrays.update({f"present/{key}": flags for key, flags in self.present.items()})
-        partial = file.with_name(file.name + ".partial")
-        with partial.open("wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **arrays)
-        os.replace(partial, file)
-
-    @classmethod
-    def read(cls, file: Path) -> TokenShard:
-        """Read a shard. ValueError names a file that is not one."""
-        try:
-            with np.load(file, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-            tokens = {
-                name.removeprefix("tokens/"): codes
-                for name, codes in arrays.items()
-                if name.startswith("tokens/")
-            }
-            present = {key: arrays[f"present/{key}"] for key in tokens}
-            return cls(
-                tokens=tokens,
-                present=present,
-                objects=arrays["objects"],
-                made_from=str(arrays["made_from"]),
-            )
-        except (zipfile.BadZipFile, KeyError, EOFError, ValueError) as error:
-            raise ValueError(f"{file}: not a token shard ({error})") from error
-
-
-def pack(
-    observations: Sequence[Observation],
-    objects: Sequence[int],
-    codecs: Mapping[str, Codec],
-    domains: Mapping[str, Domain],
-) -> TokenShard:
-    """Tokenize observations into a shard.
-
-    Args:
-        observations: One a row; several may be copies of one object.
-        objects: Number of the object of each observation.
-        codecs: Tokenizers by codec name.
-        domains: Streams of the model, for their lengths.
-    """
-    made = tokenize(observations, codecs, tuple(domains))
-    tokens, present = {}, {}
-    for key, domain in domains.items():
-        codes = np.zeros((len(observations), domain.num_tokens), dtype=np.uint16)
-        there = np.zeros(len(observations), dtype=bool)
-        for row, values in made.get(key, {}).items():
-            codes[row, : len(values)] = values.numpy()
-            there[row] = True
-        tokens[key], present[key] = codes, there
-    return TokenShard(tokens=tokens, present=present, objects=np.array(objects, dtype=np.int64))
-
-
-def concatenate(shards: Sequence[TokenShard], *, made_from: str = "") -> TokenShard:
-    """One shard of many; their object numbers must already be distinct.
-
-    Raises:
-        ValueError: there is no shard.
-    """
-    if not shards:
-        raise ValueError("there is nothing to tokenize")
-    keys = tuple(shards[0].tokens)
-    return TokenShard(
-        tokens={key: np.concatenate([shard.tokens[key] for shard in shards]) for key in keys},
-        present={key: np.concatenate([shard.present[key] for shard in shards]) for key in keys},
-        objects=np.concatenate([shard.objects for shard in shards]),
-        made_from=made_from,
-    )

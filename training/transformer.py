@@ -99,6 +99,19 @@ def is_sequence(key: str) -> bool:
     return STREAM[key].kind == "ellipses"
 
 
+def initialise(name: str, parameter: Tensor, generator: torch.Generator | None = None) -> None:
+    """Draw a parameter as a fresh model has it, by its name in the model."""
+    if "token_emb" in name:
+        nn.init.normal_(parameter, std=TOKEN_STD, generator=generator)
+    elif parameter.ndim == 2 and "to_logits" not in name:
+        std = parameter.shape[1] ** -0.5  # keeps the variance
+        nn.init.normal_(parameter, std=std, generator=generator)
+    elif parameter.ndim > 1:
+        nn.init.normal_(parameter, std=INIT_STD, generator=generator)
+    else:
+        nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
+
+
 class StreamEmbedding(nn.Module):
     """Tables of one stream: tokens (encoder side), head (decoder side), modality and positions."""
 
@@ -153,14 +166,7 @@ class Transformer(nn.Module):
 
     def _initialise(self) -> None:
         for name, parameter in self.named_parameters():
-            if "token_emb" in name:
-                nn.init.normal_(parameter, std=TOKEN_STD)
-            elif parameter.ndim == 2 and "to_logits" not in name:
-                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)  # keeps the variance
-            elif parameter.ndim > 1:
-                nn.init.normal_(parameter, std=INIT_STD)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
+            initialise(name, parameter)
 
     def encode(self, tokens: Mapping[str, Int[Tensor, "batch _"]]) -> Encoded:
         """Encode whole streams, the same ones for every object of the batch.
@@ -219,7 +225,7 @@ class Transformer(nn.Module):
         self,
         ids: Int[Tensor, "batch token"],
         positions: Int[Tensor, "batch token"],
-        valid: Bool[Tensor, "batch token"],
+        valid: Bool[Tensor, "batch token"] | None,
     ) -> Encoded:
         """Encode tokens picked from any streams: layout ids at layout positions, padded rows.
 
@@ -229,6 +235,8 @@ class Transformer(nn.Module):
             self._stream(self.encoder_embeddings, key).token_emb.weight for key in self.layout.keys
         ]
         x = F.embedding(ids, torch.cat(tables)) + self._places(positions)
+        if valid is None:
+            return Encoded(self._run_encoder(x, None), positions)
         x = x * valid[..., None]
         return Encoded(self._run_encoder(x, valid[:, None, :]), positions, valid)
 
@@ -290,10 +298,13 @@ class Transformer(nn.Module):
         else:
             allowed = stream[:, :, None] == stream[:, None, :]  # (batch, query, query)
         for number, key in enumerate(self.layout.keys):
-            if not is_sequence(key) or not bool((mine := stream == number).any()):
+            if not is_sequence(key):
                 continue
+            mine = stream == number
             if previous is None:
-                raise ValueError(f"{key} is a sequence: give the codes before those asked for")
+                if bool(mine.any()):
+                    raise ValueError(f"{key} is a sequence: give the codes before those asked for")
+                continue
             table = self._stream(self.decoder_embeddings, key).token_emb
             fed = table(torch.where(mine, previous, 0)) + places
             x = torch.where(mine[..., None], fed, x)

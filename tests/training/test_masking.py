@@ -8,14 +8,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.masking import MaskingConfig, Masks, sample_masks
+from training.masking import Chance, MaskingConfig, Masks, sample_masks
 
 LENGTHS = (144, 273, 1, 1, 1)
 STREAMS = torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS))
 
 
+def chance(num: int, seed: int = 0, step: int = 1, first: int = 0) -> Chance:
+    places = range(first, first + num)
+    return Chance.draw(seed, step, places, num_positions=len(STREAMS), num_streams=len(LENGTHS))
+
+
 def draw(present: list[list[bool]], config: MaskingConfig, seed: int = 0) -> Masks:
-    return sample_masks(torch.tensor(present), STREAMS, config, torch.Generator().manual_seed(seed))
+    available = torch.tensor(present)[:, STREAMS]
+    return sample_masks(available, STREAMS, config, chance(len(present), seed))
 
 
 some_streams = st.lists(st.booleans(), min_size=5, max_size=5).filter(any)
@@ -92,6 +98,49 @@ def test_first_asked_modality_has_a_number_skewed_to_zero() -> None:
 
     assert np.median(share) == pytest.approx(np.median(expected), abs=0.01)
     assert share.mean() == pytest.approx(expected.mean(), abs=0.01)
+
+
+def test_place_in_the_batch_decides_alone() -> None:
+    present = torch.ones(6, len(STREAMS), dtype=torch.bool)
+    whole = sample_masks(present, STREAMS, MaskingConfig(), chance(6))
+    parts = [
+        sample_masks(present[:3], STREAMS, MaskingConfig(), chance(3, first=first))
+        for first in (0, 3)
+    ]
+    other = sample_masks(present, STREAMS, MaskingConfig(), chance(6, step=2))
+
+    assert torch.equal(whole.inputs, torch.cat([part.inputs for part in parts]))
+    assert torch.equal(whole.targets, torch.cat([part.targets for part in parts]))
+    assert not torch.equal(whole.inputs, other.inputs)
+
+
+@settings(deadline=None, max_examples=40)
+@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=6), seed=st.integers(0, 2**32 - 1))
+def test_sequence_is_shown_from_its_start_and_asked_in_order(lengths: list[int], seed: int) -> None:
+    stream = torch.repeat_interleave(torch.arange(2), torch.tensor([50, 30]))
+    available = torch.ones(len(lengths), 80, dtype=torch.bool)
+    available[:, :50] = torch.arange(50) < torch.tensor(lengths)[:, None]
+    numbers = Chance.draw(seed, 1, range(len(lengths)), num_positions=80, num_streams=2)
+    config = MaskingConfig(num_input_tokens=20, num_target_tokens=20)
+    masks = sample_masks(available, stream, config, numbers, sequences=(slice(0, 50),))
+
+    for row, length in enumerate(lengths):
+        inputs = masks.inputs[row][masks.input_valid[row]].tolist()
+        targets = masks.targets[row][masks.target_valid[row]].tolist()
+        shown = [position for position in inputs if position < 50]
+        asked = [position for position in targets if position < 50]
+        assert sorted(shown) == list(range(len(shown)))
+        assert asked == list(range(len(shown), len(shown) + len(asked)))
+        assert all(position < length for position in shown + asked)
+
+
+def test_stream_that_cannot_be_asked_for_is_only_shown() -> None:
+    askable = torch.tensor([True, False, True, True, True])
+    present = torch.ones(200, len(STREAMS), dtype=torch.bool)
+    masks = sample_masks(present, STREAMS, MaskingConfig(), chance(200), askable=askable)
+
+    assert (STREAMS[masks.inputs] == 1).any()
+    assert not ((STREAMS[masks.targets] == 1) & masks.target_valid).any()
 
 
 def test_object_without_tokens_is_refused() -> None:

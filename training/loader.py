@@ -1,0 +1,370 @@
+"""Batches of masked tokens from shards on disk, in an order that a run can take up again.
+
+Which rows a step takes, and what is masked in them, follows from the seed, the step and how many
+rows were drawn of each data set before: these counts are all that a checkpoint needs to keep. The
+batch of a step is one for all processes together; each makes its own places of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, Int64
+from numpy import ndarray
+from torch import Tensor
+
+from training.masking import Chance, MaskingConfig, sample_masks
+from training.shards import TokenSet, TokenShard
+from training.transformer import Layout, is_sequence
+from training.transformer_config import TransformerConfig
+
+SHARDS_A_BLOCK = 16  # shuffled together; the order of blocks is shuffled too
+AHEAD = 2  # steps that are made while one is trained on
+# A sequence is fed its first sentinel (after 4 special codes) before its first asked code.
+START_CODE = 4
+
+Position = dict[str, int]  # data set -> rows drawn so far
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one forward pass reads. Positions and ids are those of the model's Layout."""
+
+    shown: Int[Tensor, "row input"]
+    positions: Int[Tensor, "row input"]
+    valid: Bool[Tensor, "row input"] | None  # None = all
+    targets: Int[Tensor, "row target"]
+    target_valid: Bool[Tensor, "row target"]
+    previous: Int[Tensor, "row target"] | None  # what a sequence is fed; None = no sequence
+    asked: Int[Tensor, " asked"]  # places in (row, target), stream after stream
+    codes: Int[Tensor, " asked"]  # true codes there
+    counts: tuple[int, ...]  # asked tokens of each stream
+    origin: Int64[ndarray, "row 3"]  # data set, shard, row
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        named = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device; the copy to a GPU does not wait."""
+        if device.type == "cpu":
+            return self
+        moved = {
+            name: tensor.pin_memory().to(device, non_blocking=True)
+            for name, tensor in self.tensors().items()
+        }
+        rest = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return Batch(**(rest | moved))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One process's part of one step, in as many batches as fit its memory."""
+
+    number: int
+    batches: tuple[Batch, ...]
+    after: Position  # where the loader stands once this step is done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoaderConfig:
+    """What a batch is made of."""
+
+    masking: MaskingConfig
+    batch_size: int  # of all processes together
+    micro_batch_size: int | None = None  # rows of one forward pass; None = all of a process's
+    validation_share: float = 0.0
+    max_validation_rows: int = 8192
+    seed: int = 0
+    fixed_shape: bool = False  # pad to the budgets, so that a compiled model sees one shape
+
+
+class Loader:
+    """Reads token sets, see the module.
+
+    Raises:
+        ValueError: a set does not fit the model, no set has a stream of the model, no row is left
+            to train on, or the batch cannot be shared out evenly.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[TokenSet],
+        model: TransformerConfig,
+        config: LoaderConfig,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if config.batch_size % world_size:
+            raise ValueError(
+                f"batch_size {config.batch_size} cannot be shared evenly by {world_size} processes"
+            )
+        for each in sets:
+            each.check(model.domains_in)
+        known = {key for each in sets for key in each.shards[0].schema}
+        lost = [key for key in model.domains_in if key not in known]
+        if lost:
+            raise ValueError(f"no data set has the stream {lost[0]!r} of the model")
+        self.sets, self.config, self.rank, self.world_size = tuple(sets), config, rank, world_size
+        self.layout = Layout.of(model.domains_in)
+        keys = self.layout.keys
+        self._stream_of_position = self.layout.stream_of_position()
+        self._askable = torch.tensor([key in model.asked for key in keys])
+        self._sequences = {key: self.layout.slice(key) for key in keys if is_sequence(key)}
+        self._orders = [_Order(each, keys, number, config) for number, each in enumerate(sets)]
+        weights = np.array([each.weight for each in sets], dtype=np.float64)
+        usable = np.array([order.num_rows > 0 for order in self._orders])
+        if not (weights * usable).sum():
+            raise ValueError(f"{sum(map(len, sets)):,} rows of tokens leave none to train on")
+        self._shares = np.cumsum(weights * usable) / (weights * usable).sum()
+
+    def start(self) -> Position:
+        """Where a fresh run stands."""
+        return {each.name: 0 for each in self.sets}
+
+    def steps(self, first: int, position: Position, *, last: int | None = None) -> Generator[Step]:
+        """Steps from `first` on, each made ahead of its time by another thread."""
+        with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
+            pending: deque[Future[Step]] = deque()
+            number = first
+            try:
+                while pending or last is None or number <= last:
+                    while len(pending) <= AHEAD and (last is None or number <= last):
+                        drawn = self._draw(number, position)
+                        pending.append(pool.submit(self._make, number, drawn, position))
+                        position = _advanced(position, drawn, self.sets)
+                        number += 1
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def held_out(self) -> Iterator[Batch]:
+        """This process's part of the held-out rows, with the same masks every time."""
+        found = []
+        shares = np.diff(self._shares, prepend=0.0)
+        for number, order in enumerate(self._orders):
+            rows = order.held_out(round(self.config.max_validation_rows * shares[number]))
+            found.append(np.column_stack([np.full(len(rows), number), rows]))
+        origin = np.concatenate(found)
+        # every process takes as many steps as the others
+        origin = origin[: len(origin) - len(origin) % self.world_size]
+        size = self.config.batch_size
+        for start in range(0, len(origin), size):
+            share = (min(start + size, len(origin)) - start) // self.world_size
+            mine = range(start + self.rank * share, start + (self.rank + 1) * share)
+            yield from self._batches(0, mine, origin[mine.start : mine.stop])
+
+    def _draw(self, number: int, position: Position) -> Int64[ndarray, "place 2"]:
+        """Data set, and which of its rows in their order, for every place of a step's batch."""
+        size = self.config.batch_size
+        chance = np.random.default_rng([self.config.seed, number]).random(size)
+        which = np.searchsorted(self._shares, chance, side="right")
+        nth = np.empty(size, dtype=np.int64)
+        for each in range(len(self.sets)):
+            mine = which == each
+            nth[mine] = position[self.sets[each].name] + np.arange(mine.sum())
+        return np.column_stack([which, nth])
+
+    def _make(self, number: int, drawn: Int64[ndarray, "place 2"], position: Position) -> Step:
+        share = len(drawn) // self.world_size
+        mine = range(self.rank * share, (self.rank + 1) * share)
+        some = drawn[mine.start : mine.stop]
+        origin = np.empty((share, 3), dtype=np.int64)
+        for each, order in enumerate(self._orders):
+            rows = np.flatnonzero(some[:, 0] == each)
+            origin[rows] = np.column_stack([np.full(len(rows), each), order.at(some[rows, 1])])
+        batches = tuple(self._batches(number, mine, origin))
+        return Step(number, batches, _advanced(position, drawn, self.sets))
+
+    def _batches(
+        self, number: int, places: range, origin: Int64[ndarray, "row 3"]
+    ) -> Iterator[Batch]:
+        size = self.config.micro_batch_size or max(len(places), 1)
+        for start in range(0, len(places), size):
+            yield self._batch(number, places[start : start + size], origin[start : start + size])
+
+    def _batch(self, number: int, places: range, origin: Int64[ndarray, "row 3"]) -> Batch:
+        ids, available = self._read(origin)
+        chance = Chance.draw(
+            self.config.seed, number, places,
+            num_positions=self.layout.total, num_streams=len(self.layout.keys),
+        )  # fmt: skip
+        masks = sample_masks(
+            available, self._stream_of_position, self.config.masking, chance,
+            askable=self._askable, sequences=tuple(self._sequences.values()),
+        )  # fmt: skip
+        inputs, valid = masks.inputs, masks.input_valid
+        targets, target_valid = masks.targets, masks.target_valid
+        if self.config.fixed_shape:
+            inputs, valid = _padded(inputs, valid, self.config.masking.num_input_tokens)
+            targets, target_valid = _padded(
+                targets, target_valid, self.config.masking.num_target_tokens
+            )
+        truth = ids.gather(1, targets)
+        stream = torch.where(target_valid, self._stream_of_position[targets], -1)
+        counts = torch.bincount(stream.flatten() + 1, minlength=len(self.layout.keys) + 1).tolist()
+        asked = stream.flatten().argsort(stable=True)[counts[0] :]
+        starts = torch.tensor([self.layout.id_start[key] for key in self.layout.keys])
+        codes = truth.flatten()[asked] - starts[stream.flatten()[asked]]
+        previous = None
+        if self._sequences:
+            targets, previous = self._in_sequence(targets, target_valid, stream, ids)
+        return Batch(
+            shown=ids.gather(1, inputs),
+            positions=inputs,
+            valid=None if bool(valid.all()) else valid,
+            targets=targets,
+            target_valid=target_valid,
+            previous=previous,
+            asked=asked,
+            codes=codes,
+            counts=tuple(counts[1:]),
+            origin=origin,
+        )
+
+    def _read(
+        self, origin: Int64[ndarray, "row 3"]
+    ) -> tuple[Int[Tensor, "row position"], Bool[Tensor, "row position"]]:
+        """Layout ids of rows, and which of them are there."""
+        ids = np.zeros((len(origin), self.layout.total), dtype=np.int64)
+        available = np.zeros(ids.shape, dtype=bool)
+        for number, index in np.unique(origin[:, :2], axis=0).tolist():
+            mine = np.flatnonzero((origin[:, 0] == number) & (origin[:, 1] == index))
+            shard, rows = self.sets[number].shards[index], origin[mine, 2]
+            for key in self.layout.keys:
+                if key not in shard.tokens:
+                    continue
+                codes = shard.tokens[key][rows]
+                if codes.max(initial=0) >= shard.schema[key][0]:
+                    raise ValueError(
+                        f"{shard.folder}: {key} has the code {codes.max()}, its vocabulary "
+                        f"{shard.schema[key][0]} codes: the shard is damaged"
+                    )
+                where = self.layout.slice(key)
+                ids[mine, where] = codes.astype(np.int64) + self.layout.id_start[key]
+                there = np.arange(codes.shape[1]) < shard.lengths[key][rows][:, None]
+                available[mine, where] = there
+        return torch.from_numpy(ids), torch.from_numpy(available)
+
+    def _in_sequence(
+        self,
+        targets: Int[Tensor, "row target"],
+        valid: Bool[Tensor, "row target"],
+        stream: Int[Tensor, "row target"],
+        ids: Int[Tensor, "row position"],
+    ) -> tuple[Int[Tensor, "row target"], Int[Tensor, "row target"]]:
+        """Positions of asked tokens counted from the first asked one, and the code before each."""
+        previous = torch.zeros_like(targets)
+        for key, where in self._sequences.items():
+            mine = valid & (stream == self.layout.keys.index(key))
+            far = torch.where(mine, targets, self.layout.total)
+            first = far.amin(dim=1, keepdim=True)  # asked tokens follow each other
+            before = ids.gather(1, (targets - 1).clamp(min=0)) - self.layout.id_start[key]
+            before = torch.where(targets == first, START_CODE, before)
+            previous = torch.where(mine, before, previous)
+            targets = torch.where(mine, targets - first + where.start, targets)
+        return targets, previous
+
+
+class _Order:
+    """The rows of one set in the order in which they are drawn, epoch after epoch."""
+
+    def __init__(
+        self, tokens: TokenSet, keys: Sequence[str], number: int, config: LoaderConfig
+    ) -> None:
+        self._tokens, self._keys, self._number, self._config = tokens, keys, number, config
+        self._sizes = np.array(
+            [len(self._rows(shard, held=False)) for shard in tokens.shards], dtype=np.int64
+        )
+        self.num_rows = int(self._sizes.sum())
+        self._cached: dict[tuple[int, int], ndarray] = {}
+
+    def at(self, nth: Int64[ndarray, " n"]) -> Int64[ndarray, "n 2"]:
+        """Shard and row of the nth rows drawn."""
+        found = np.empty((len(nth), 2), dtype=np.int64)
+        if not len(nth):
+            return found
+        for epoch in np.unique(nth // self.num_rows).tolist():
+            mine = np.flatnonzero(nth // self.num_rows == epoch)
+            within = nth[mine] % self.num_rows
+            shards = self._rng(epoch, 0).permutation(len(self._sizes))
+            ends = np.cumsum(self._sizes[shards])
+            last = np.minimum(
+                np.arange(SHARDS_A_BLOCK, len(ends) + SHARDS_A_BLOCK, SHARDS_A_BLOCK), len(ends)
+            )
+            ends = ends[last - 1]  # of blocks
+            block = np.searchsorted(ends, within, side="right")
+            for one in np.unique(block).tolist():
+                here = block == one
+                start = ends[one - 1] if one else 0
+                found[mine[here]] = self._block(epoch, one, shards)[within[here] - start]
+        return found
+
+    def held_out(self, most: int) -> Int64[ndarray, "n 2"]:
+        """Shard and row of held-out rows, from shards in a random order."""
+        parts = [np.empty((0, 2), dtype=np.int64)]
+        if self._config.validation_share:
+            for index in self._rng(0, 0).permutation(len(self._sizes)):
+                rows = self._rows(self._tokens.shards[index], held=True)
+                parts.append(np.column_stack([np.full(len(rows), index), rows]))
+                if sum(map(len, parts)) >= most:
+                    break
+        return np.concatenate(parts)[:most]
+
+    def _block(
+        self, epoch: int, block: int, shards: Int64[ndarray, " shard"]
+    ) -> Int64[ndarray, "n 2"]:
+        if (epoch, block) not in self._cached:
+            if len(self._cached) > 1:
+                self._cached.pop(next(iter(self._cached)))
+            parts = []
+            for index in shards[block * SHARDS_A_BLOCK : (block + 1) * SHARDS_A_BLOCK]:
+                rows = self._rows(self._tokens.shards[index], held=False)
+                parts.append(np.column_stack([np.full(len(rows), index), rows]))
+            pool = np.concatenate(parts)
+            self._cached[epoch, block] = self._rng(epoch, 1 + block).permutation(pool)
+        return self._cached[epoch, block]
+
+    def _rng(self, epoch: int, part: int) -> np.random.Generator:
+        return np.random.default_rng([self._config.seed, self._number, epoch, part])
+
+    def _rows(self, shard: TokenShard, *, held: bool) -> Int64[ndarray, " row"]:
+        """Rows with something to show and something to ask, on one side of the split."""
+        lengths = np.zeros(len(shard), dtype=np.int64)
+        for key in self._keys:
+            if key in shard.lengths:
+                lengths += shard.lengths[key]
+        is_held = is_held_out(shard.objects, self._config.validation_share)
+        return np.flatnonzero((lengths > 1) & (is_held == held))
+
+
+def is_held_out(objects: Int64[ndarray, "row part"], share: float) -> Bool[ndarray, " row"]:
+    """Whether rows are kept for validation: a property of their objects, in every data set."""
+    # the finaliser of splitmix64, so that numbers need not be random themselves
+    mixed = objects.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    uniform = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) / 2**53
+    return np.any(uniform < share, axis=1)
+
+
+def _advanced(
+    position: Mapping[str, int], drawn: Int64[ndarray, "place 2"], sets: Sequence[TokenSet]
+) -> Position:
+    counts = np.bincount(drawn[:, 0], minlength=len(sets))
+    return {each.name: position[each.name] + int(n) for each, n in zip(sets, counts, strict=True)}
+
+
+def _padded(
+    positions: Int[Tensor, "row n"], valid: Bool[Tensor, "row n"], length: int
+) -> tuple[Int[Tensor, "row length"], Bool[Tensor, "row length"]]:
+    missing = (0, length - positions.shape[1])
+    return torch.nn.functional.pad(positions, missing), torch.nn.functional.pad(valid, missing)

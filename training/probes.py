@@ -1,9 +1,8 @@
 """Small heads on frozen vectors or tokens: how much of a property an encoder's output tells.
 
-Linear heads are scikit-learn's. The MLP has one hidden layer of 256 GELUs and dropout 0.1, as the
-paper's. An attentive head pools the tokens by one learned query an output, after which it is
-linear or that MLP. Whatever is learned, scales included, is learned on the training objects; a
-tenth of these decides on the strength of a penalty or when to stop.
+Linear heads are scikit-learn's, the others those of probe_heads. Whatever is learned, scales
+included, is learned on the training objects; a tenth of these decides on the strength of a penalty
+or when to stop.
 
 Source: arXiv 2510.17960, section 6 and its appendix; learning rates and patience are ours.
 """
@@ -16,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -25,13 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.features import Features
+from training.probe_heads import Head
 
 Kind = Literal["linear", "mlp", "attentive", "attentive-mlp"]
 KINDS: tuple[Kind, ...] = ("linear", "mlp", "attentive", "attentive-mlp")
 
-HIDDEN = 256
-DROPOUT = 0.1
-HEAD_DIM = 64  # of the attention, as in the encoder
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.01
 BATCH = 256  # or a quarter of the objects, where that is less
@@ -75,13 +72,20 @@ def regress(
     split: Split,
     *,
     seed: int,
+    device: str = "cpu",
 ) -> Float64[ndarray, "test output"]:
-    """Predict numbers of the test objects; NaN in a target = not known, not learned from."""
+    """Predict numbers of the test objects; NaN in a target = not known, not learned from.
+
+    Raises:
+        ValueError: a target is infinite or known for no training object, or a feature not finite.
+    """
+    check_features(features, split)
+    check_targets(targets, split)
     if kind == "linear":
         return np.stack([_ridge(features, column, split) for column in targets.T], axis=1)
     known = targets[split.train]
     mean, scale = np.nanmean(known, axis=0), np.nanstd(known, axis=0)
-    scaled = torch.from_numpy((targets - mean) / np.where(scale > 0, scale, 1)).float()
+    scaled = torch.from_numpy((targets - mean) / np.where(scale > 0, scale, 1)).float().to(device)
     there = ~torch.isnan(scaled)
     scaled = scaled.nan_to_num()
 
@@ -89,7 +93,11 @@ def regress(
         weight = there[objects]
         return ((outputs - scaled[objects]) ** 2 * weight).sum() / weight.sum().clamp(min=1)
 
-    outputs = _learn(kind, features, targets.shape[1], split, loss, seed=seed)
+    learnt = learn(
+        head_of(kind, features, targets.shape[1]), features, split.train, loss,
+        seed=seed, device=device,
+    )  # fmt: skip
+    outputs = predict(learnt.head, features, split.test, device=device)
     return outputs.double().numpy() * scale + mean
 
 
@@ -100,17 +108,43 @@ def classify(
     split: Split,
     *,
     seed: int,
+    device: str = "cpu",
 ) -> Int64[ndarray, " test"]:
-    """Predict the class, a number from 0, of the test objects."""
+    """Predict the class, a number from 0, of the test objects.
+
+    Raises:
+        ValueError: a feature is not finite.
+    """
+    check_features(features, split)
     if kind == "linear":
         return _logistic(features, classes, split, seed=seed)
-    truth = torch.from_numpy(classes)
+    truth = torch.from_numpy(classes).to(device)
 
     def loss(outputs: Tensor, objects: Tensor) -> Tensor:
         return F.cross_entropy(outputs, truth[objects])
 
-    outputs = _learn(kind, features, int(classes.max()) + 1, split, loss, seed=seed)
-    return outputs.argmax(dim=1).numpy()
+    make = head_of(kind, features, int(classes.max()) + 1)
+    learnt = learn(make, features, split.train, loss, seed=seed, device=device)
+    return predict(learnt.head, features, split.test, device=device).argmax(dim=1).numpy()
+
+
+def check_features(features: Features, split: Split) -> None:
+    """Raise ValueError where an output of the encoder is NaN or infinite, naming the object."""
+    for number in np.concatenate([split.train, split.test]).tolist():
+        start, stop = number, number + 1
+        if features.starts is not None:
+            start, stop = features.starts[number], features.starts[number + 1]
+        if not np.isfinite(features.values[start:stop]).all():
+            raise ValueError(f"the encoder's output of object {number} holds NaN or infinity")
+
+
+def check_targets(targets: Float64[ndarray, "object output"], split: Split) -> None:
+    """Raise ValueError where a target is infinite, or there is none to learn from."""
+    if np.isinf(targets).any():
+        raise ValueError("a target is infinite: expected numbers, or NaN where it is not known")
+    unknown = np.isnan(targets[split.train]).all(axis=0)
+    if unknown.any():
+        raise ValueError(f"target {int(unknown.argmax())} is known for no training object")
 
 
 def _ridge(
@@ -144,115 +178,95 @@ def _logistic(
     return np.asarray(predicted, np.int64)
 
 
-class Head(nn.Module):
-    """From vectors (object, dim), or from tokens (object, token, dim), to outputs."""
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """A trained head, and the objects that decided when to stop."""
 
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, kind: Kind, dim: int, num_outputs: int, mean: Tensor, scale: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("scale", scale)
-        self.attention = Attention(dim, num_outputs) if pools(kind) else None
-        mlp = kind.endswith("mlp")
-        self.hidden = (
-            nn.Sequential(nn.Linear(dim, HIDDEN), nn.GELU(), nn.Dropout(DROPOUT)) if mlp else None
-        )
-        width = HIDDEN if mlp else dim
-        self.weight = nn.Parameter(torch.randn(num_outputs, width) * width**-0.5)
-        self.bias = nn.Parameter(torch.zeros(num_outputs))
-
-    def forward(
-        self, inputs: Float[Tensor, "object *token dim"], padding: Bool[Tensor, "object token"]
-    ) -> Float[Tensor, "object output"]:
-        x = (inputs - self.mean) / self.scale
-        x = x[:, None] if self.attention is None else self.attention(x, padding)
-        if self.hidden is not None:
-            x = self.hidden(x)
-        # One row for all outputs, or after attention a row for each.
-        outputs: Tensor = (x * self.weight).sum(dim=-1) + self.bias
-        return outputs
+    head: nn.Module  # of (inputs, padding)
+    held_back: Int64[ndarray, " n"]
 
 
-class Attention(nn.Module):
-    """Cross-attention of one learned query an output over tokens of LayerNorm."""
-
-    def __init__(self, dim: int, num_outputs: int) -> None:
-        super().__init__()
-        self.num_heads = dim // HEAD_DIM if dim % HEAD_DIM == 0 else 1
-        self.norm = nn.LayerNorm(dim)
-        self.query = nn.Parameter(torch.randn(num_outputs, dim))
-        self.key_value = nn.Linear(dim, 2 * dim, bias=False)
-        self.proj = nn.Linear(dim, dim, bias=False)
-
-    def forward(
-        self, tokens: Float[Tensor, "object token dim"], padding: Bool[Tensor, "object token"]
-    ) -> Float[Tensor, "object output dim"]:
-        key, value = self.key_value(self.norm(tokens)).chunk(2, dim=-1)
-        query = self.query.expand(len(tokens), -1, -1)
-        query, key, value = (
-            each.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for each in (query, key, value)
-        )  # (object, head, output or token, width)
-        allowed = ~padding[:, None, None, :]
-        pooled = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
-        return self.proj(pooled.transpose(1, 2).flatten(-2))
+def head_of(kind: Kind, features: Features, num_outputs: int) -> Callable[[Tensor, Tensor], Head]:
+    """How to make a head, from the mean and the scale of its inputs."""
+    attentive, mlp = pools(kind), kind.endswith("mlp")
+    return lambda mean, scale: Head(
+        features.dim, num_outputs, mean, scale, attentive=attentive, mlp=mlp
+    )
 
 
-def _learn(
-    kind: Kind,
+def learn(
+    make: Callable[[Tensor, Tensor], nn.Module],
     features: Features,
-    num_outputs: int,
-    split: Split,
+    train: Int64[ndarray, " n"],
     loss: Callable[[Tensor, Tensor], Tensor],
     *,
     seed: int,
-) -> Float32[Tensor, "test output"]:
-    """Train a head until the objects held back are predicted no better; outputs of the test."""
-    learn, check = _hold_back(split.train, seed)
+    device: str = "cpu",
+    batch_size: int = BATCH,
+    held_back: float = HELD_BACK,
+) -> Learnt:
+    """Train a head until the objects held back are predicted no better.
+
+    Args:
+        make: Makes the head from the mean and the scale of each dimension of its inputs.
+        features: What it reads.
+        train: Objects to learn from, those held back among them.
+        loss: Of outputs and the numbers of their objects, both on the device.
+        seed: Of weights, order and dropout.
+        device: Where it is trained.
+        batch_size: Objects a step, or a quarter of all where that is less.
+        held_back: Share of the objects that decide when to stop.
+    """
+    some_of, check = _hold_back(train, seed, held_back)
     rng = np.random.default_rng(seed)
-    batch = min(BATCH, -(-len(learn) // 4))
+    batch = min(batch_size, -(-len(some_of) // 4))
+    held = torch.from_numpy(check).to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = Head(kind, features.dim, num_outputs, *_scale(features, learn))
+        head = make(*_scale(features, some_of)).to(device)
         optimizer = torch.optim.AdamW(
             head.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
         )
-        steps = -(-len(learn) // batch)  # an epoch
+        steps = -(-len(some_of) // batch)  # an epoch
         patience = max(PATIENCE, MIN_PATIENCE_STEPS // steps)
         best, best_loss, best_epoch = head.state_dict(), np.inf, 0
         for epoch in range(max(MAX_EPOCHS, MIN_STEPS // steps)):
             head.train()
-            order = rng.permutation(learn)
+            order = rng.permutation(some_of)
             for start in range(0, len(order), batch):
                 some = order[start : start + batch]
                 optimizer.zero_grad()
-                loss(head(*_inputs(features, some)), torch.from_numpy(some)).backward()  # type: ignore[no-untyped-call]
+                outputs = head(*_inputs(features, some, device))
+                torch.autograd.backward(loss(outputs, torch.from_numpy(some).to(device)))
                 nn.utils.clip_grad_norm_(head.parameters(), 1.0)
                 optimizer.step()
-            now = float(loss(_predict(head, features, check), torch.from_numpy(check)))
+            found = predict(head, features, check, device=device, batch_size=batch_size)
+            now = float(loss(found.to(device), held))
             if now < best_loss:
                 best = {name: tensor.clone() for name, tensor in head.state_dict().items()}
                 best_loss, best_epoch = now, epoch
             elif epoch - best_epoch >= patience:
                 break
         head.load_state_dict(best)
-        return _predict(head, features, split.test)
+        return Learnt(head, check)
 
 
 def _hold_back(
-    train: Int64[ndarray, " n"], seed: int
+    train: Int64[ndarray, " n"], seed: int, share: float = HELD_BACK
 ) -> tuple[Int64[ndarray, " learn"], Int64[ndarray, " check"]]:
     order = np.random.default_rng(seed).permutation(train)
-    num = max(1, round(HELD_BACK * len(train)))
+    num = max(1, round(share * len(train)))
     return np.sort(order[num:]), np.sort(order[:num])
 
 
-def _inputs(features: Features, objects: Int64[ndarray, " n"]) -> tuple[Tensor, Tensor]:
+def _inputs(
+    features: Features, objects: Int64[ndarray, " n"], device: str
+) -> tuple[Tensor, Tensor]:
     if features.starts is None:
-        vectors = torch.from_numpy(features.values[objects]).float()
-        return vectors, torch.zeros(len(objects), 1, dtype=torch.bool)
-    return features.tokens(objects)
+        vectors = torch.from_numpy(features.values[objects]).float().to(device)
+        return vectors, torch.zeros(len(objects), 1, dtype=torch.bool, device=device)
+    tokens, padding = features.tokens(objects)
+    return tokens.to(device), padding.to(device)
 
 
 def _scale(features: Features, objects: Int64[ndarray, " n"]) -> tuple[Tensor, Tensor]:
@@ -272,13 +286,23 @@ def _scale(features: Features, objects: Int64[ndarray, " n"]) -> tuple[Tensor, T
     return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 
 
-def _predict(
-    head: Head, features: Features, objects: Int64[ndarray, " n"]
-) -> Float32[Tensor, "n output"]:
+def predict(
+    head: nn.Module,
+    features: Features,
+    objects: Int64[ndarray, " n"],
+    *,
+    device: str = "cpu",
+    batch_size: int = BATCH,
+) -> Float32[Tensor, "*outputs"]:
+    """What a head gives for some objects, these first; ValueError where that is not finite."""
     head.eval()
-    with torch.inference_mode():
-        parts = [
-            head(*_inputs(features, objects[start : start + BATCH]))
-            for start in range(0, len(objects), BATCH)
-        ]
-    return torch.cat(parts)
+    with torch.no_grad():
+        outputs = torch.cat(
+            [
+                head(*_inputs(features, objects[start : start + batch_size], device)).cpu()
+                for start in range(0, len(objects), batch_size)
+            ]
+        )
+    if not torch.isfinite(outputs).all():
+        raise ValueError("the head gives NaN or infinity: its training has diverged")
+    return outputs

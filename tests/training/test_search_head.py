@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from training.pairing import pairings, shares
 from training.search_head import (
     SEARCH_DIM,
     HeadFitConfig,
+    NothingToLearn,
     SearchHead,
     SearchHeadConfig,
     ViewVectors,
@@ -94,7 +96,7 @@ def test_nothing_to_learn_from_is_said() -> None:
     vectors = np.zeros((5, DIM), np.float32)
     lonely = {"image": ViewVectors(objects=np.arange(5), vectors=vectors)}
 
-    with pytest.raises(ValueError, match="no object has two vectors"):
+    with pytest.raises(NothingToLearn, match="no object has two vectors"):
         fit(lonely, FAST)
 
 
@@ -135,3 +137,101 @@ def test_head_refuses_a_view_it_was_not_made_for() -> None:
 
     with pytest.raises(ValueError, match="no view 'spectrum', it has image"):
         head(torch.zeros(1, 4), "spectrum")
+
+
+def two_surveys(seed: int) -> tuple[ViewVectors, np.ndarray]:
+    """Images of the same objects by two surveys, each with an offset and noise of its own."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(size=(NUM, SIGNAL))
+    world = np.random.default_rng(2)
+    shared = world.normal(size=(SIGNAL, DIM))
+    parts = []
+    for number in range(2):
+        look = shared + 0.5 * world.normal(size=(SIGNAL, DIM))
+        louder = rng.normal(size=(NUM, 8)) @ np.eye(8, DIM, 20 * number) * 6
+        parts.append(truth @ look + louder + 40 * number)
+    vectors = np.concatenate(parts).astype(np.float32)
+    names = ("legacysurvey",) * NUM + ("hsc",) * NUM
+    objects = np.concatenate([np.arange(NUM)] * 2)
+    return ViewVectors(objects=objects, vectors=vectors, surveys=names), vectors
+
+
+def test_one_survey_finds_the_object_in_the_other() -> None:
+    data, _ = two_surveys(seed=0)
+    head, _ = fit({"image": data}, FAST)
+    _, unseen = two_surveys(seed=5)
+    legacy, hsc = torch.from_numpy(unseen[:NUM]), torch.from_numpy(unseen[NUM:])
+
+    with torch.inference_mode():
+        found = [head(legacy, "image", "legacysurvey"), head(hsc, "image", "hsc")]
+        mixed = head(torch.from_numpy(unseen), "image", data.surveys)
+
+    assert hit_rate(found[0].numpy(), found[1].numpy()) > 0.9
+    torch.testing.assert_close(mixed, torch.cat(found))
+    centred = [part - part.mean(dim=0) for part in (legacy, hsc)]
+    assert hit_rate(centred[0].numpy(), centred[1].numpy()) < 0.5
+
+
+def test_a_survey_never_seen_takes_the_statistics_of_the_view_and_is_named() -> None:
+    data, vectors = two_surveys(seed=0)
+    head, _ = fit({"image": data}, HeadFitConfig(steps=3, batch_size=32, hidden=0))
+    some = torch.from_numpy(vectors[:5])
+
+    with torch.inference_mode():
+        unknown, foreign = head(some, "image"), head(some, "image", "sdss")
+        known = head(some, "image", "legacysurvey")
+
+    assert head.foreign("image", ["sdss", "hsc", "sdss"]) == ("sdss",)
+    torch.testing.assert_close(foreign, unknown)
+    assert (foreign - known).abs().max() > 0.01
+    np.testing.assert_allclose(head.mean[0].numpy(), vectors.mean(axis=0), rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match="a survey for each of 5 vectors, got 2"):
+        head(some, "image", ["hsc", "hsc"])
+
+
+def test_shares_of_batches_are_as_asked() -> None:
+    objects = np.tile(np.arange(10), 4)
+    surveys = ("a",) * 20 + ("b",) * 20
+    vectors = np.zeros((40, 3), np.float32)
+    image = ViewVectors(objects=objects, vectors=vectors, surveys=surveys)
+    spectrum = ViewVectors(objects=np.arange(10), vectors=vectors[:10], surveys=("a",) * 10)
+    found = pairings({"image": image, "spectrum": spectrum})
+
+    share = shares(found, {"views": 0.2, "surveys": 0.3})
+
+    of_kind = {kind: 0.0 for kind in ("copies", "surveys", "views")}
+    for pairing, part in zip(found, share, strict=True):
+        of_kind[pairing.kind] += part
+    assert of_kind == pytest.approx({"copies": 0.5, "surveys": 0.3, "views": 0.2})
+    alone = pairings({"spectrum": spectrum, "joint": spectrum})
+    assert shares(alone, {"views": 0.2}).sum() == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"1\.1 together"):
+        HeadFitConfig(across_views=0.5, across_surveys=0.6)
+
+
+def test_two_draws_of_a_pairing_are_never_one_vector() -> None:
+    data, _ = two_views()
+    rng = np.random.default_rng(0)
+    for pairing in pairings(data):
+        left, right = pairing.draw(200, rng)
+        views = (data[pairing.left[0]], data[pairing.right[0]])
+        np.testing.assert_array_equal(views[0].objects[left], views[1].objects[right])
+        assert pairing.left != pairing.right or (left != right).all()
+
+
+def test_components_of_few_vectors_and_of_further_views() -> None:
+    vectors = two_views()[0]["image"].vectors
+    few = principal_components({"image": vectors[:3]})
+    alone = principal_components({"image": vectors[:1]})
+    more = principal_components({"spectrum": vectors + 1}, like=few)
+    centred = vectors[:3] - vectors[:3].mean(axis=0)
+    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+
+    found = apply(few, vectors[:3], "image")
+
+    np.testing.assert_allclose(found @ found.T, centred @ centred.T, atol=1e-4)
+    assert np.linalg.norm(apply(alone, vectors[:1], "image")) == pytest.approx(1, abs=1e-5)
+    assert more.config.views == ("image", "spectrum")
+    np.testing.assert_array_equal(apply(more, vectors, "image"), apply(few, vectors, "image"))
+    with pytest.raises(ValueError, match="of 40 dimensions"):
+        principal_components({"joint": vectors}, like=SearchHead(SearchHeadConfig(views=(), dim=9)))

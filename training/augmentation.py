@@ -1,7 +1,8 @@
 """Disturbed copies of an observation: what must not change how similar two objects are.
 
-A galaxy is the same galaxy turned by any angle, mirrored, a pixel off centre, in worse seeing or
-under more noise, a tenth of a magnitude brighter, a little farther away, or without one band.
+A galaxy is the same galaxy turned by any angle, mirrored, a pixel off centre, in worse seeing, in
+a shallower exposure, brighter by as much as calibrations disagree, a little farther away, or
+without one band. Inverse variance follows what is done to flux and noise.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ class AugmentationConfig:
 
     max_shift_pixels: float = Field(default=2.0, ge=0)
     max_zoom: float = Field(default=0.1, ge=0, lt=1)  # 0.1: between 10 % smaller and larger
-    max_blur_pixels: float = Field(default=1.0, ge=0)  # sigma of a round Gaussian
-    max_noise_sigma: float = Field(default=1.0, ge=0)  # added, in units of the pipeline's error
-    max_brightness_mag: float = Field(default=0.1, ge=0)  # all bands, spectrum and fluxes together
+    max_blur_pixels: float = Field(default=1.0, ge=0)  # sigma of a round Gaussian: worse seeing
+    # Added, in units of the pipeline's error: 1 is as 0.38 mag less depth.
+    max_noise_sigma: float = Field(default=1.0, ge=0)
+    # All bands, spectrum and fluxes together: surveys agree on the zero point to about so much.
+    max_brightness_mag: float = Field(default=0.05, ge=0)
     max_colour_mag: float = Field(default=0.03, ge=0)  # each band by itself
     drop_band: float = Field(default=0.2, ge=0, le=1)  # chance to lose one band
     drop_scalars: float = Field(default=0.3, ge=0, le=1)  # chance to lose all photometry
@@ -94,10 +97,12 @@ def _disturb_image(
     mask = _sample(image.mask.astype(np.float32), grid, mode="nearest") > 0.5
     flux = _blur(flux, rng.uniform() * config.max_blur_pixels)
     colour = 10 ** (-0.4 * rng.uniform(-1, 1, len(image.bands)) * config.max_colour_mag)
-    flux = flux * torch.from_numpy(brightness * colour).float()[:, None, None]
+    gain = torch.from_numpy(brightness * colour).float()[:, None, None]
     sigma = torch.where(ivar > 0, ivar.clamp_min(1e-12).rsqrt(), 0.0)
     noise = torch.from_numpy(rng.standard_normal(tuple(flux.shape), dtype=np.float32))
-    flux = flux + noise * sigma * rng.uniform() * config.max_noise_sigma
+    depth = rng.uniform() * config.max_noise_sigma
+    flux = (flux + noise * sigma * depth) * gain
+    ivar = ivar / (gain**2 * (1 + depth**2))
     return replace(
         image,
         flux=torch.where(mask, 0.0, flux).numpy(),
@@ -110,9 +115,11 @@ def _disturb_spectrum(
     spectrum: Spectrum, brightness: float, rng: np.random.Generator, config: AugmentationConfig
 ) -> Spectrum:
     sigma = np.where(spectrum.ivar > 0, 1 / np.sqrt(np.maximum(spectrum.ivar, 1e-12)), 0)
-    noise = rng.standard_normal(len(sigma)) * sigma * rng.uniform() * config.max_noise_sigma
+    depth = rng.uniform() * config.max_noise_sigma
+    noise = rng.standard_normal(len(sigma)) * sigma * depth
     flux = (spectrum.flux + noise) * brightness
-    return replace(spectrum, flux=flux.astype(np.float32))
+    ivar = spectrum.ivar / (brightness**2 * (1 + depth**2))
+    return replace(spectrum, flux=flux.astype(np.float32), ivar=ivar.astype(np.float32))
 
 
 def _grid(

@@ -117,6 +117,40 @@ def test_noise_is_in_units_of_the_error() -> None:
     assert np.mean(spreads) == pytest.approx(0.1, rel=0.15)
 
 
+@pytest.mark.parametrize("magnitudes", [0.0, 1.0])
+def test_inverse_variance_follows_depth_and_brightness(magnitudes: float) -> None:
+    config = replace(STILL, max_noise_sigma=2.0, max_brightness_mag=magnitudes)
+    flat = Image(
+        np.zeros((2, 96, 96), np.float32), np.full((2, 96, 96), 25, np.float32),
+        np.zeros((2, 96, 96), bool), ("DES-G", "DES-R"),
+    )  # fmt: skip
+    before = replace(observe(1, spectrum=True, scalars=FLUXES), image=flat)
+    assert before.spectrum is not None
+    quiet = replace(before.spectrum, flux=np.zeros_like(before.spectrum.flux))
+    after = disturb(replace(before, spectrum=quiet), np.random.default_rng(3), config)
+    assert after.spectrum is not None
+    gain = after.scalars["tok_flux_r"] / 8.0
+    image = seen(after.image)
+
+    assert (gain == 1) == (magnitudes == 0)
+    for flux, ivar, old in (
+        (image.flux, image.ivar, 1 / 25),
+        (after.spectrum.flux, after.spectrum.ivar, 1.0),
+    ):
+        # all that is seen on an empty sky was added to the noise that the pipeline tells of
+        assert 1 / np.median(ivar) == pytest.approx(flux.var() + gain**2 * old, rel=0.05)
+
+
+def test_default_brightness_is_within_calibration() -> None:
+    fluxes = [
+        disturb(observe(1, scalars=FLUXES), np.random.default_rng(seed), AugmentationConfig())
+        for seed in range(60)
+    ]
+    magnitudes = [-2.5 * np.log10(each.scalars["tok_flux_r"] / 8.0) for each in fluxes]
+
+    assert 0.035 < np.abs(magnitudes).max() <= 0.05
+
+
 def test_bad_pixels_stay_bad_and_empty() -> None:
     image = smooth_image()
     mask = image.mask.copy()

@@ -1,0 +1,139 @@
+"""The stage of the search head: who is who in several surveys, copies, and what comes of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.training.mmu_files import legacy, spectra, write_hdf5
+from tests.training.small_encoder import save_encoder
+from training import artifact, encoder, head_stage
+from training.cohort import Sighting
+from training.recipe import DataRecipe, Recipe, read_recipe
+
+NUM = 6
+SHIPPED = encoder.SHIPPED / "nano" / "nano.toml"
+
+
+@pytest.fixture(scope="module")
+def survey_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Images of one survey and spectra of another at the same positions."""
+    root = tmp_path_factory.mktemp("universe")
+    images = legacy(NUM, side=96)
+    seen = spectra(NUM, num_pixels=1000, step=5.0, zwarn="ZWARNING") | {
+        "ra": images["ra"], "dec": images["dec"],
+        "object_id": np.array([f"spectrum-{row}".encode() for row in range(NUM)]),
+        "ZWARNING": np.zeros(NUM, np.int64),
+    }  # fmt: skip
+    return [
+        write_hdf5(root / "legacysurvey" / "healpix=1" / "001.hdf5", images),
+        write_hdf5(root / "sdss" / "healpix=1" / "001.hdf5", seen),
+    ]
+
+
+@pytest.fixture(scope="module")
+def made(
+    survey_files: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """What the stage makes of them in this process."""
+    out = save_encoder(tmp_path_factory.mktemp("head"))
+    patch = pytest.MonkeyPatch()
+    with patch.context() as context:
+        _in_this_process(context)
+        figures = head_stage.train_search_head(_recipe(survey_files, copies=2), out, _silent)
+    return out, figures
+
+
+def _recipe(files: list[Path], *, copies: int) -> Recipe:
+    recipe = read_recipe(SHIPPED)
+    settings = recipe.search_head
+    training = replace(settings.training, steps=4, batch_size=4)
+    return replace(
+        recipe,
+        data=DataRecipe(survey="multimodal_universe", sources=tuple(files)),
+        search_head=replace(settings, training=training, copies=copies, max_objects=5),
+    )
+
+
+def _silent(what: str, share: float) -> None:
+    pass
+
+
+def _in_this_process(patch: pytest.MonkeyPatch) -> None:
+    def run(work: Any, tasks: Any, load: Any, state: Any, *_: Any) -> list[Any]:
+        load(*state)
+        return [work(task) for task in tasks]
+
+    patch.setattr(head_stage, "in_processes", run)
+
+
+def test_two_surveys_make_pairs_and_a_joint_view(made: tuple[Path, dict[str, Any]]) -> None:
+    out, figures = made
+    head = artifact.load_head(out)
+
+    assert figures["method"] == "contrastive"
+    assert figures["vectors"]["image"] == figures["vectors"]["spectrum"] == 10  # 5 objects, twice
+    assert figures["surveys"]["joint"]["legacysurvey+sdss"] == 10
+    assert {"image/legacysurvey", "spectrum/sdss", "joint/legacysurvey+sdss"} <= set(
+        head.config.surveys
+    )
+    with np.load(out / head_stage.VECTORS) as stored:
+        assert set(stored["objects/image"]) == set(stored["objects/spectrum"]) == set(range(5))
+    assert json.loads((out / "search_head.json").read_text())["method"] == "contrastive"
+
+
+def test_vectors_of_the_same_settings_are_used_again(
+    made: tuple[Path, dict[str, Any]], survey_files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, figures = made
+    before = artifact.load_head(out).state_dict()
+
+    def refuse(*_: Any) -> list[Any]:
+        raise AssertionError("embedded again")
+
+    monkeypatch.setattr(head_stage, "in_processes", refuse)
+    again = head_stage.train_search_head(_recipe(survey_files, copies=2), out, _silent)
+    after = artifact.load_head(out).state_dict()
+
+    assert again["loss"] == figures["loss"]
+    assert all((before[name] == after[name]).all() for name in before)
+
+
+def test_components_stand_in_where_nothing_pairs(
+    survey_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = save_encoder(tmp_path / "alone")
+    _in_this_process(monkeypatch)
+    files = survey_files[1:]  # spectra alone, once each
+
+    figures = head_stage.train_search_head(_recipe(files, copies=1), out, _silent)
+    found = encoder.load(out).search_vectors(
+        np.random.default_rng(0).normal(size=(3, 32)).astype(np.float32), "spectrum"
+    )
+
+    assert figures["method"] == "principal components"
+    assert "no object has two vectors" in figures["reason"]
+    assert artifact.load_head(out).config.hidden == 0
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+def test_objects_of_several_surveys_are_chosen_first() -> None:
+    def sighting(number: int, survey: str) -> Sighting:
+        return Sighting(
+            file=Path(survey), source_part=str(number), survey=survey, object_id=str(number),
+            ra_deg=0.0, dec_deg=0.0, streams=frozenset(), values={},
+        )  # fmt: skip
+
+    alone = [[sighting(number, "hsc")] for number in range(10)]
+    both = [[sighting(99, "hsc"), sighting(99, "sdss")]]
+
+    chosen = head_stage.choose([*alone, *both], 4)
+
+    assert chosen[0] == ((Path("hsc"), "99"), (Path("sdss"), "99"))
+    assert [places[0][1] for places in chosen[1:]] == ["0", "4", "9"]
+    assert len(head_stage.choose([*alone, *both], 100)) == 11

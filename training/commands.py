@@ -22,18 +22,18 @@ Workers = Annotated[int | None, typer.Option("--workers", help="Processes; defau
 
 @commands.command("tokenizer")
 def tokenizer_command(config: ConfigFile, out: OutFolder, workers: Workers = None) -> None:
-    """Fit the tokenizers of images, spectra and scalars.
+    """Fit the tokenizers of all streams of the recipe's model.
+
+    A fit that was stopped goes on when the command is given again.
 
     Example: skykin train tokenizer nano.toml --out my_nano
     """
-    from training.stages import fit_tokenizers
+    from training.tokenizer_stage import fit_tokenizers
 
     figures = _run(fit_tokenizers, config, out, workers)
-    image, spectrum = figures["image"], figures["spectrum"]
-    typer.echo(
-        f"{out / 'codecs'}: image tokenizer R2 {image['r2']:.3f}, "
-        f"spectrum tokenizer R2 {spectrum['r2']:.3f}"
-    )
+    networks = [f"{name} R2 {of['r2']:.3f}" for name, of in figures.items() if name != "scalars"]
+    tables = f"{len(figures['scalars'])} tables of numbers"
+    typer.echo(f"{out / 'codecs'}: {', '.join([*networks, tables])}")
 
 
 @commands.command("tokens")

@@ -21,6 +21,8 @@ from training.modalities import STREAM
 from training.pretraining_config import PretrainingConfig
 from training.search_head import HeadFitConfig
 from training.tokenizer_fitting import FitConfig
+from training.tokenizers.ellipses import EllipsesTokenizerConfig
+from training.tokenizers.field import FieldTokenizerConfig
 from training.tokenizers.image import ImageTokenizerConfig
 from training.tokenizers.scalar import GridTokenizerConfig
 from training.tokenizers.spectrum import SpectrumTokenizerConfig
@@ -119,11 +121,22 @@ class SpectrumRecipe:
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CHECKED)
+class FieldRecipe:
+    """The tokenizer of object masks and how it is fitted."""
+
+    model: FieldTokenizerConfig
+    training: FitConfig
+    max_fields: int = Field(default=50_000, gt=1)
+
+
+@checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CHECKED)
 class ScalarsRecipe:
-    """Quantile bins of fluxes and sizes, and the grid of redshift."""
+    """Quantile bins of fluxes, sizes, coefficients and ellipses, and the grid of redshift."""
 
     num_bins: int = Field(default=1024, gt=1)
+    reservoir_size: int = Field(default=0, ge=0)  # kept beside each table; 100,000 as released
     redshift: GridTokenizerConfig = GridTokenizerConfig()
+    ellipses: EllipsesTokenizerConfig = EllipsesTokenizerConfig()
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CHECKED)
@@ -166,15 +179,17 @@ class Recipe:
     """Everything that makes one encoder."""
 
     data: DataRecipe
-    image_tokenizer: ImageRecipe
-    spectrum_tokenizer: SpectrumRecipe
     scalars: ScalarsRecipe
     encoder: EncoderRecipe
     search_head: SearchHeadRecipe
+    # Each is needed where the model has streams of its kind.
+    image_tokenizer: ImageRecipe | None = None
+    spectrum_tokenizer: SpectrumRecipe | None = None
+    field_tokenizer: FieldRecipe | None = None
 
 
 def read_recipe(file: Path) -> Recipe:
-    """Read and check a recipe; paths in it are relative to its folder.
+    """Read and check a recipe; paths in it are relative to where the command is run.
 
     Raises:
         ValueError: not TOML, or a key is wrong, unknown or missing; names file and key.

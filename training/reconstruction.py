@@ -11,8 +11,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from training.compact_images import CompactImage, image_batch
-from training.observations import Spectrum
+from training.observations import Field, Spectrum
+from training.tokenizers import field as field_tokenizer
 from training.tokenizers import spectrum as spectrum_tokenizer
+from training.tokenizers.field import FieldTokenizer
 from training.tokenizers.image import ImageTokenizer
 from training.tokenizers.spectrum import SpectrumTensors, SpectrumTokenizer
 
@@ -94,6 +96,33 @@ def measure_spectra(
     return figures
 
 
+@torch.no_grad()
+def measure_fields(
+    tokenizer: FieldTokenizer, fields: Sequence[Field], *, batch_size: int
+) -> dict[str, float]:
+    """Reconstruction of maps from 0 to 1.
+
+    Returns:
+        squared_error: mean over all pixels of all maps.
+        r2: share of the variance of all pixels that is explained.
+        codes_used, perplexity: as code_use.
+    """
+    codes, made, truth = [], [], []
+    for start in range(0, len(fields), batch_size):
+        value = field_tokenizer.stack(fields[start : start + batch_size])
+        codes.append(tokenizer.encode(value))
+        made.append(tokenizer.decode(codes[-1]))
+        truth.append(value)
+    expected = torch.cat(truth)
+    squared_error = (torch.cat(made) - expected).square().mean()
+    return {
+        "num_held_out": float(len(fields)),
+        "squared_error": float(squared_error),
+        "r2": float(1 - squared_error / expected.var(correction=0).clamp_min(1e-12)),
+        **code_use(torch.cat(codes).flatten(), num_codes=tokenizer.num_codes),
+    }
+
+
 def code_use(codes: Int64[Tensor, " n"], *, num_codes: int) -> dict[str, float]:
     """Give codes_used, the share of codes that occur, and perplexity, how many are in even use."""
     counts = torch.bincount(codes, minlength=num_codes).double()
@@ -107,7 +136,8 @@ def code_use(codes: Int64[Tensor, " n"], *, num_codes: int) -> dict[str, float]:
 
 def precision(*, bfloat16: bool) -> torch.autocast | nullcontext[None]:
     """Automatic mixed precision, or none."""
-    return torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.autocast(device, torch.bfloat16) if bfloat16 else nullcontext()
 
 
 def inside_grid(tokenizer: SpectrumTokenizer, batch: SpectrumTensors) -> Bool[Tensor, "b pixel"]:

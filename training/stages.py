@@ -4,7 +4,7 @@
     encoder       <out>/tokens/, config.json, model.safetensors, curve.csv, encoder.json
     search head   <out>/vectors.npz, head/, search_head.json
 
-The last two have modules of their own, encoder_stage.py and head_stage.py.
+Each has a module of its own, tokenizer_stage.py, encoder_stage.py and head_stage.py.
 
 Files of observations are read by several processes; what they make does not depend on how many.
 """
@@ -21,7 +21,6 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from training import tokenizer_fitting
 from training.artifact import write_text
 from training.observations import ObservationBatch
 from training.recipe import DataSetRecipe, Recipe, sky_config
@@ -58,47 +57,6 @@ def files_of(recipe: Recipe, single: DataSetRecipe, out: Path) -> list[Path]:
     return [file for source in sources for file in survey.list_files(source)]
 
 
-def fit_tokenizers(
-    recipe: Recipe, out: Path, progress: Progress, *, num_workers: int | None = None
-) -> Figures:
-    """Fit image, spectrum and scalar tokenizers on the recipe's data.
-
-    Returns:
-        Reconstruction figures on held-out objects, also written to tokenizers.json.
-    """
-    files = prepare_data(recipe, out, progress, num_workers=num_workers)
-    data = tokenizer_fitting.collect(
-        _batches(recipe.data.survey, files, progress),
-        max_images=recipe.image_tokenizer.max_images,
-        max_spectra=recipe.spectrum_tokenizer.max_spectra,
-    )
-    tokenizer_fitting.fit_scalars(
-        {
-            key: values
-            for key, values in data.scalars.items()
-            if key in recipe.encoder.model.domains_in
-        },
-        num_bins=recipe.scalars.num_bins,
-        redshift=recipe.scalars.redshift,
-        folder=out,
-    )
-    image = tokenizer_fitting.fit_image_tokenizer(
-        data.images,
-        recipe.image_tokenizer.model,
-        recipe.image_tokenizer.training,
-        folder=out,
-        progress=lambda step, steps, _: progress("fitting the image tokenizer", step / steps),
-    )
-    spectrum = tokenizer_fitting.fit_spectrum_tokenizer(
-        data.spectra,
-        recipe.spectrum_tokenizer.model,
-        recipe.spectrum_tokenizer.training,
-        folder=out,
-        progress=lambda step, steps, _: progress("fitting the spectrum tokenizer", step / steps),
-    )
-    return report(out, "tokenizers", {"image": image.figures, "spectrum": spectrum.figures})
-
-
 def made_from(files: Sequence[Path], recipe: Recipe, **settings: object) -> str:
     """One line that changes when anything does that tokens or vectors are made from."""
     seen = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -129,7 +87,8 @@ def in_processes(
     return results
 
 
-def _batches(survey: str, files: Sequence[Path], progress: Progress) -> Iterator[ObservationBatch]:
+def batches(survey: str, files: Sequence[Path], progress: Progress) -> Iterator[ObservationBatch]:
+    """All observations of some files, and how far their reading is."""
     for number, file in enumerate(files, start=1):
         yield from reader(survey).read(file)
         progress("reading", number / len(files))

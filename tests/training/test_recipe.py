@@ -89,6 +89,7 @@ def test_recipe_reads_every_table(recipe_file: Path) -> None:
 
     assert recipe.encoder.model.domains_in["tok_image"].num_tokens == 144
     assert recipe.encoder.training.masking.num_target_tokens == 16
+    assert recipe.image_tokenizer is not None
     assert recipe.image_tokenizer.model.levels == (8, 5, 5, 5)
     assert recipe.search_head.augmentation.max_zoom == 0.05
     assert recipe.scalars.redshift.highest == 1.5
@@ -100,6 +101,8 @@ def test_shipped_recipe_is_valid_and_makes_the_shipped_encoder() -> None:
     nano = encoder.load("nano")
 
     assert recipe.encoder.model == nano.transformer.config
+    assert recipe.image_tokenizer is not None
+    assert recipe.spectrum_tokenizer is not None
     assert recipe.image_tokenizer.model == nano.codecs["image"].config
     assert recipe.spectrum_tokenizer.model == nano.codecs["spectrum"].config
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))

@@ -13,21 +13,23 @@ import torch
 
 from training.artifact import load_codec
 from training.compact_images import CompactImage, augment, compact, image_batch
-from training.observations import Image, Observation, ObservationBatch, Spectrum
+from training.field_fitting import fit_field_tokenizer
+from training.image_fitting import _chances, fit_image_tokenizer, image_loss
+from training.observations import Ellipses, Field, Image, Observation, ObservationBatch, Spectrum
 from training.reconstruction import code_use
-from training.tokenizer_fitting import (
-    FitConfig,
-    collect,
-    fit_image_tokenizer,
-    fit_scalars,
-    fit_spectrum_tokenizer,
-    image_loss,
-)
+from training.scalar_fitting import fit_ellipses, fit_scalars
+from training.spectrum_fitting import fit_spectrum_tokenizer
+from training.tokenizer_fitting import FitConfig
+from training.tokenizers import ellipses as ellipses_tokenizer
 from training.tokenizers import image as image_tokenizer
 from training.tokenizers import spectrum as spectrum_tokenizer
+from training.tokenizers.ellipses import EllipsesTokenizer, EllipsesTokenizerConfig
+from training.tokenizers.field import FieldTokenizer, FieldTokenizerConfig
 from training.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from training.tokenizers.scalar import GridTokenizerConfig, ScalarTokenizer
 from training.tokenizers.spectrum import SpectrumTokenizer, SpectrumTokenizerConfig
+from training.tokenizers.xp import MultiScalarTokenizer
+from training.training_data import Reservoir, collect
 
 IMAGE = ImageTokenizerConfig(
     hidden=16,
@@ -48,6 +50,7 @@ SPECTRUM = SpectrumTokenizerConfig(
     wavelength_step_angstrom=6.0,
 )
 FIT = FitConfig(num_steps=40, batch_size=4, learning_rate=5e-3, warmup_steps=5)
+GRID = GridTokenizerConfig(num_bins=16)
 DES = ("DES-G", "DES-R", "DES-I", "DES-Z")
 
 
@@ -170,7 +173,8 @@ def test_collecting_keeps_what_was_observed_up_to_the_limits() -> None:
     data = collect([batch, batch], max_images=3)
 
     assert (len(data.images), len(data.spectra)) == (3, 4)
-    assert data.scalars == {"tok_flux_r": [1.0, 2.0, 1.0, 1.0, 2.0, 1.0]}
+    assert set(data.scalars) == {"tok_flux_r"}
+    assert data.scalars["tok_flux_r"].rows()[:, 0].tolist() == [1.0, 2.0, 1.0, 1.0, 2.0, 1.0]
 
 
 def test_half_precision_keeps_an_image_to_a_thousandth_and_its_bad_pixels() -> None:
@@ -233,23 +237,138 @@ def test_bad_pixels_do_not_enter_the_loss_as_a_target() -> None:
     assert float(top) != float(bottom)
 
 
+def reservoir(values: np.ndarray) -> Reservoir:
+    made = Reservoir()
+    for value in values:
+        made.add(value)
+    return made
+
+
 def test_scalars_get_a_table_each_and_redshift_a_grid(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    values = {"tok_flux_r": rng.lognormal(3, 1, 3000).tolist(), "tok_z": [0.1, 0.2]}
+    flux, redshift = rng.lognormal(3, 1, 3000), rng.uniform(0, 1, 100)
 
-    tokenizers = fit_scalars(
-        values, num_bins=32, redshift=GridTokenizerConfig(num_bins=16, highest=1.0), folder=tmp_path
+    tokenizers, figures = fit_scalars(
+        {
+            "tok_flux_r": reservoir(flux),
+            "tok_z": reservoir(redshift),
+            "tok_xp_bp": reservoir(rng.normal(size=(300, 55)) * 10.0 ** -np.arange(55)),
+        },
+        num_bins=32,
+        redshift=GridTokenizerConfig(num_bins=16, highest=1.0),
+        reservoir_size=50,
+        folder=tmp_path,
     )
 
-    assert set(tokenizers) == {"tok_flux_r", "tok_z"}
-    flux = tokenizers["tok_flux_r"]
-    assert isinstance(flux, ScalarTokenizer)
-    assert flux.config.log  # as the table of streams says
-    counts = torch.bincount(flux.encode(torch.tensor(values["tok_flux_r"]))[:, 0], minlength=32)
-    assert int(counts[1:].min()) > 90
-    assert (tmp_path / "codecs" / "FLUX_R" / "model.safetensors").stat().st_size < 1000
+    assert set(tokenizers) == set(figures) == {"tok_flux_r", "tok_z", "tok_xp_bp"}
+    table = tokenizers["tok_flux_r"]
+    assert isinstance(table, ScalarTokenizer)
+    assert table.config.log  # as the table of streams says
+    counts = torch.bincount(table.encode(torch.from_numpy(flux))[:, 0], minlength=32)
+    assert int(counts[1:].min()) > 80
+    assert len(table.quantizer.reservoir) == 50
+    assert (tmp_path / "codecs" / "FLUX_R" / "model.safetensors").stat().st_size < 1200
     loaded = load_codec(tmp_path, "Z", key="tok_z")
     assert loaded.num_codes == 16
+    assert isinstance(
+        load_codec(tmp_path, "bp_coefficients", key="tok_xp_bp"), MultiScalarTokenizer
+    )
+    step = 1 / 15  # of the grid; a value comes back as the next step, half of one away in the mean
+    rms = math.sqrt((1 - figures["tok_z"]["r2"]) / 12)
+    assert rms == pytest.approx(step / math.sqrt(3), rel=0.5)
+    assert min(one["r2"] for one in figures.values()) > 0.7  # the tails have one bin
+
+
+def test_numbers_that_cannot_make_a_table_are_named() -> None:
+    with pytest.raises(ValueError, match=r"tok_flux_r: expected two or more numbers .* got 1"):
+        fit_scalars({"tok_flux_r": reservoir(np.ones(1))}, num_bins=8, redshift=GRID)
+    with pytest.raises(ValueError, match=r"tok_flux_r: .*finite"):
+        fit_scalars({"tok_flux_r": reservoir(np.full(9, np.nan))}, num_bins=8, redshift=GRID)
+
+
+def test_a_reservoir_is_an_even_sample_of_all_that_came() -> None:
+    few = Reservoir(400, seed=1)
+    for value in range(4000):
+        few.add(float(value))
+    kept = few.rows()[:, 0]
+
+    assert (few.num_seen, len(kept), len(set(kept))) == (4000, 400, 400)
+    expected, error = 3999 / 2, 4000 / math.sqrt(12 * 400)
+    assert abs(kept.mean() - expected) < 4 * error
+    assert np.histogram(kept, bins=10, range=(0, 4000))[0].min() > 20
+
+
+def test_shapes_of_sources_get_tables(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sources = []
+    for _ in range(40):
+        places = rng.uniform(0, 95, (5, 2)).astype(np.float32)
+        x, y = places[np.argsort(np.hypot(*(places - 47.5).T))].T
+        e1, e2 = rng.uniform(-0.5, 0.5, (2, 5)).astype(np.float32)
+        r = rng.lognormal(size=5).astype(np.float32)
+        sources.append(Ellipses(x=x, y=y, shape_e1=e1, shape_e2=e2, shape_r_arcsec=r))
+
+    made = fit_ellipses(
+        sources, EllipsesTokenizerConfig(num_bins=16, reservoir_size=0), folder=tmp_path
+    )
+
+    loaded = load_codec(tmp_path, "catalog", key="catalog")
+    stacked = ellipses_tokenizer.stack(sources)
+    back = made.decode(made.encode(stacked))
+    assert isinstance(loaded, EllipsesTokenizer)
+    assert torch.equal(loaded.encode(stacked), made.encode(stacked))
+    assert (back.values[:, :5, 2:4] - stacked.values[..., 2:4]).abs().mean() < 0.1
+
+
+def maps(count: int) -> list[Field]:
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[-48:48, -48:48]
+    radii = rng.uniform(5, 40, count)
+    return [Field((np.hypot(x, y) < radius).astype(np.float32)) for radius in radii]
+
+
+def test_fitting_maps_explains_them_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    data, model = maps(12), FieldTokenizerConfig(hidden=16, residual_hidden=4)
+    fit = replace(FIT, num_steps=24, average=0.5, learning_rate=1e-2, checkpoint_seconds=0.0)
+    whole = fit_field_tokenizer(data, model, fit, folder=tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    def stop(step: int, steps: int, loss: float) -> None:
+        if step == 13:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit_field_tokenizer(data, model, fit, folder=tmp_path / "two", progress=stop)
+    assert not (tmp_path / "two" / "codecs").exists()
+    second = fit_field_tokenizer(data, model, fit, folder=tmp_path / "two")
+
+    assert np.mean(whole.losses[-5:]) < 0.6 * np.mean(whole.losses[:5])
+    assert whole.figures["squared_error"] < 0.8 * whole.losses[0]
+    assert second.losses == whole.losses[12:]  # the last checkpoint was after step 12
+    assert second.figures == whole.figures
+    for name, value in whole.tokenizer.state_dict().items():
+        assert torch.equal(value, second.tokenizer.state_dict()[name]), name
+    loaded = load_codec(tmp_path / "two", "segmentation_map", key="tok_segmap")
+    assert isinstance(loaded, FieldTokenizer)
+    curve = (tmp_path / "two" / "segmentation_map_loss.csv").read_text()
+    steps = [line.split(",")[0] for line in curve.splitlines()]
+    assert steps == ["step", *map(str, range(24))]
+    with pytest.raises(ValueError, match=r"fit.seed was 0, is 5"):
+        fit_field_tokenizer(data, model, replace(fit, seed=5), folder=tmp_path / "two")
+
+
+def test_surveys_are_drawn_by_their_share() -> None:
+    des = [compact(image) for image in galaxies(3)]
+    hsc = replace(des[0], bands=("HSC-G", "HSC-R", "HSC-I", "HSC-Z"))
+
+    chance = _chances([*des, hsc], 0.25)
+
+    assert chance is not None
+    assert chance.tolist() == pytest.approx([0.25, 0.25, 0.25, 0.25])
+    with pytest.raises(ValueError, match=r"hsc_share is 0\.25, and 0 of 3 images are HSC's"):
+        _chances(des, 0.25)
 
 
 def test_code_use_counts_codes_and_their_evenness() -> None:

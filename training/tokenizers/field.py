@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from training.observations import IMAGE_SIZE, Field
 from training.tokenizers.image import centre
-from training.tokenizers.quantizers import FiniteScalarQuantizer
+from training.tokenizers.quantizers import FiniteScalarQuantizer, Quantized
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,14 @@ class FieldTokenizerConfig:
         return self.hidden if self.decoder_hidden is None else self.decoder_hidden
 
 
+@dataclass(frozen=True, slots=True)
+class FieldReconstruction:
+    """What training sees of one pass through the tokenizer."""
+
+    value: Float[Tensor, "b 96 96"]  # before it is clipped to 0 and 1
+    codes: Int64[Tensor, "b n"]
+
+
 def stack(fields: Sequence[Field]) -> Float[Tensor, "b 96 96"]:
     """Put fields of any sizes into one batch: the centre of larger ones, 0 around smaller ones."""
     return torch.stack([centre(torch.tensor(field.value)) for field in fields])
@@ -76,18 +84,28 @@ class FieldTokenizer(nn.Module):
 
     def encode(self, value: Float[Tensor, "b y x"]) -> Int64[Tensor, "b n"]:
         """Give the codes of fields; other sizes than 96 are cropped or padded with 0."""
-        latent = self.to_code(self.encoder(centre(value)[:, None]))
-        return self.quantizer(latent.movedim(1, -1)).codes.flatten(1)
+        return self._quantized(value).codes.flatten(1)
 
     def decode(self, tokens: Int64[Tensor, "b n"]) -> Float[Tensor, "b 96 96"]:
         """Give the fields, from 0 to 1."""
         codes = tokens.reshape(-1, self.grid_side, self.grid_side)
-        values = self.quantizer.decode(codes).movedim(-1, 1)
-        field = self.decoder(self.from_code(values)).squeeze(1)
+        return self._from_values(self.quantizer.decode(codes)).clamp(0, 1)
+
+    def forward(self, value: Float[Tensor, "b y x"]) -> FieldReconstruction:
+        """Encode and decode, with the gradient passing straight through the quantizer."""
+        quantized = self._quantized(value)
+        return FieldReconstruction(self._from_values(quantized.values), quantized.codes.flatten(1))
+
+    def _quantized(self, value: Tensor) -> Quantized:
+        latent = self.to_code(self.encoder(centre(value)[:, None]))
+        return self.quantizer(latent.movedim(1, -1))
+
+    def _from_values(self, values: Float[Tensor, "b y x code"]) -> Float[Tensor, "b 96 96"]:
+        field = self.decoder(self.from_code(values.movedim(-1, 1))).squeeze(1)
         if self.config.sigmoid:
             field = field.sigmoid()
         extension = self.config.output_extension or 0.0
-        return ((1 + 2 * extension) * field - extension).clamp(0, 1)
+        return (1 + 2 * extension) * field - extension
 
 
 class ResidualLayer(nn.Module):

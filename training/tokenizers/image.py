@@ -68,6 +68,12 @@ class ImageTensors:
     ivar: Float[Tensor, "b 9 y x"]  # 0 where bad or absent
     channels: Bool[Tensor, "b 9"]  # True = the band was observed
 
+    def to(self, device: torch.device | str) -> ImageTensors:
+        """The batch on a device."""
+        return ImageTensors(
+            self.flux_nmgy.to(device), self.ivar.to(device), self.channels.to(device)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ImageReconstruction:

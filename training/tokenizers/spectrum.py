@@ -79,6 +79,15 @@ class SpectrumTensors:
     mask: Bool[Tensor, "b wavelength"]  # True = bad
     wavelength_angstrom: Float[Tensor, "b wavelength"]  # ascending, float64
 
+    def to(self, device: torch.device | str) -> SpectrumTensors:
+        """The batch on a device."""
+        return SpectrumTensors(
+            self.flux.to(device),
+            self.ivar.to(device),
+            self.mask.to(device),
+            self.wavelength_angstrom.to(device),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SpectrumDecoded:

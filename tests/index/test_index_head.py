@@ -139,6 +139,7 @@ def test_a_view_that_comes_later_is_added(
     assert verify(sky).problems == ()
 
 
+@pytest.mark.slow
 def test_the_head_does_not_depend_on_the_order_of_files(
     tmp_path: Path, sky: Path, cutouts: Path, headless: Path
 ) -> None:
@@ -149,6 +150,7 @@ def test_the_head_does_not_depend_on_the_order_of_files(
     assert open_version(other).encoder == open_version(sky).encoder
 
 
+@pytest.mark.slow
 def test_one_object_alone_has_a_direction(tmp_path: Path, headless: Path, into: Builder) -> None:
     write_cutout(tmp_path / "alone/a.fits", 1)
     into(tmp_path / "sky", tmp_path / "alone", "legacysurvey", encoder=headless)

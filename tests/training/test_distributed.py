@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import multiprocessing
+from torch.multiprocessing.spawn import start_processes
 
 from tests.training.distributed_run import FIFTY, run, train
 from tests.training.token_data import write_set
@@ -38,7 +38,7 @@ def free_port() -> int:
 
 
 def start_two(folder: Path, out: str, strategy: Strategy) -> None:
-    multiprocessing.spawn(run, args=(2, free_port(), folder, out, strategy), nprocs=2)
+    start_processes(run, args=(2, free_port(), folder, out, strategy), nprocs=2)
 
 
 def losses(folder: Path) -> list[float]:

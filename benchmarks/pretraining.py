@@ -91,7 +91,7 @@ def measure(model: TransformerConfig, config: PretrainingConfig, *, rounds: int)
     reference = max(plain, key=lambda each: each["tokens_per_second"])
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     return {
-        "device": torch.cuda.get_device_name() if on_gpu else platform.processor(),
+        "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
         "threads": config.num_threads,
         "model": {"dim": model.dim, "blocks": [model.encoder_depth, model.decoder_depth]},
         "precision": config.precision,

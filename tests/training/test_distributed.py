@@ -38,7 +38,8 @@ def free_port() -> int:
 
 
 def start_two(folder: Path, out: str, strategy: Strategy) -> None:
-    start_processes(run, args=(2, free_port(), folder, out, strategy), nprocs=2)
+    arguments = (2, free_port(), folder, out, strategy)
+    start_processes(run, args=arguments, nprocs=2)  # type: ignore[no-untyped-call]
 
 
 def losses(folder: Path) -> list[float]:

@@ -159,7 +159,8 @@ def test_xl_steps_on_two_processes_at_reduced_depth(tmp_path: Path) -> None:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = int(listening.getsockname()[1])
-    start_processes(step_of_xl, args=(2, port, tmp_path / "two"), nprocs=2)
+    arguments = (2, port, tmp_path / "two")
+    start_processes(step_of_xl, args=arguments, nprocs=2)  # type: ignore[no-untyped-call]
     step_of_xl(0, 1, 0, tmp_path / "one")
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
 

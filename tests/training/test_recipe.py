@@ -137,7 +137,7 @@ def test_three_commands_make_a_working_encoder(recipe_file: Path, tmp_path: Path
     out = tmp_path / "made"
     run = CliRunner()
     for stage, said in (
-        ("tokenizer", "image tokenizer R2"),
+        ("tokenizer", "codecs: image R2"),
         ("encoder", "encoder after 6 steps, loss tok_image"),
         ("search-head", "search head after 20 steps"),
     ):

@@ -157,6 +157,6 @@ def test_three_commands_make_a_working_encoder(recipe_file: Path, tmp_path: Path
     assert found.std(axis=0).max() > 1e-3  # objects differ
     assert (out / "recipe.toml").read_text() == TINY
     figures = json.loads((out / "encoder.json").read_text())
-    assert figures["rows"] == 200  # two copies of each object
+    assert figures["rows"] == {"simulated": 200}  # two copies of each object
     assert figures["steps"] == 6
     assert "tok_image" in (out / "curve.csv").read_text().splitlines()[0]

@@ -17,11 +17,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 demo: .venv/.demo  ## simulated sky -> encoder -> index -> web page
 	$(BIN)/skykin demo
 
+# Tests go file by file to one process a core, so each computes with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
 test: .venv/.dev  ## the tests that take minutes, not hours
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: .venv/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: .venv/.dev  ## format, lint, types
 	$(BIN)/ruff format --check .

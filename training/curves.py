@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
+from tensorboardX import SummaryWriter
 
 CURVE = "curve.csv"
 TENSORBOARD = "tensorboard"

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]
+from tensorboardX.proto.event_pb2 import Event
 
 from tests.training.token_data import DOMAINS, FAST, MASKING, MODEL, shard, write_set
 from training import checkpoint

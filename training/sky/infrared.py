@@ -42,12 +42,12 @@ _OPTICAL_END = 12_550.0  # Angstrom: where the curves of starlight stop
 # Vega's flux per Angstrom, and V minus that band of old, one-gigayear and young stars.
 _VEGA_V = 3.63e-9
 _STARS = (
-    (16_500, 1.13e-10, 2.72, 2.02, 0.95),
-    (21_600, 4.28e-11, 2.98, 2.30, 1.15),
-    (33_526, 8.18e-12, 3.20, 2.50, 1.30),
-    (46_028, 2.415e-12, 3.16, 2.48, 1.34),
-    (115_608, 6.515e-14, 3.50, 2.85, 1.50),
-    (220_883, 5.090e-15, 4.20, 3.45, 1.70),
+    (16_500.0, 1.13e-10, 2.72, 2.02, 0.95),
+    (21_600.0, 4.28e-11, 2.98, 2.30, 1.15),
+    (33_526.0, 8.18e-12, 3.20, 2.50, 1.30),
+    (46_028.0, 2.415e-12, 3.16, 2.48, 1.34),
+    (115_608.0, 6.515e-14, 3.50, 2.85, 1.50),
+    (220_883.0, 5.090e-15, 4.20, 3.45, 1.70),
 )
 # Wavelength in micrometre and wavelength times flux over all that dust emits: features of
 # molecules at 3.3, 6.2, 7.7, 8.6, 11.3 and 12.7, then small warm grains.

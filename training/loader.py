@@ -19,6 +19,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from training.masking import Chance, MaskingConfig, sample_masks
+from training.modalities import STREAM
 from training.shards import TokenSet, TokenShard
 from training.transformer import Layout, is_sequence
 from training.transformer_config import TransformerConfig
@@ -117,6 +118,8 @@ class Loader:
         keys = self.layout.keys
         self._stream_of_position = self.layout.stream_of_position()
         self._askable = torch.tensor([key in model.asked for key in keys])
+        kinds = [STREAM[key].kind for key in keys]
+        self._kind_of_stream = torch.tensor([kinds.index(kind) for kind in kinds])
         self._sequences = {key: self.layout.slice(key) for key in keys if is_sequence(key)}
         self._orders = [_Order(each, keys, number, config) for number, each in enumerate(sets)]
         weights = np.array([each.weight for each in sets], dtype=np.float64)
@@ -199,7 +202,8 @@ class Loader:
         )  # fmt: skip
         masks = sample_masks(
             available, self._stream_of_position, self.config.masking, chance,
-            askable=self._askable, sequences=tuple(self._sequences.values()),
+            kind_of_stream=self._kind_of_stream, askable=self._askable,
+            sequences=tuple(self._sequences.values()),
         )  # fmt: skip
         inputs, valid = masks.inputs, masks.input_valid
         targets, target_valid = masks.targets, masks.target_valid

@@ -5,6 +5,10 @@ tokens, the rest of the input budget is filled evenly from the tokens of all oth
 for is drawn from the tokens not shown: one modality first, in a number from a Beta distribution
 skewed to 0 (so that training meets the short last steps of generation), the rest filled evenly.
 
+Added to it, and absent by default: `hidden_share` of the objects show some kinds of stream only
+(images, spectra, numbers ...), each kind hidden by the toss of a coin. The paper's sampler fills
+its budget from the longest streams: numbers alone, or an image alone, are never met in training.
+
 A sequence (`catalog`) shows its beginning and is asked for what follows, in order.
 
 Chance comes from a counter: what one object of one step draws depends on (seed, step, place in the
@@ -26,7 +30,8 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from scipy.special import betaincinv
 from torch import Tensor
 
-_DRAWS = 2  # single numbers an object: a count and a Beta variate
+_DRAWS = 3  # single numbers an object: a count, a Beta variate, whether kinds are hidden
+_PER_STREAM = 3  # numbers of a stream: when chosen to show, to ask, and whether hidden
 _BLOCK = 4  # numbers that one count of the Philox generator gives
 
 
@@ -40,6 +45,7 @@ class MaskingConfig:
         default=0.1, gt=0
     )  # Beta distribution of the asked share of a modality
     target_beta: float = Field(default=1.0, gt=0)
+    hidden_share: float = Field(default=0.0, ge=0, le=1)  # of the objects that hide whole kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,8 @@ class Chance:
     """Uniform random numbers in [0, 1), all that one batch needs."""
 
     order: Float64[Tensor, "batch 2 position"]  # of tokens: when shown, when asked for
-    stream: Float64[Tensor, "batch 2 stream"]
-    number: Float64[Tensor, "batch 2"]
+    stream: Float64[Tensor, "batch 3 stream"]
+    number: Float64[Tensor, "batch 3"]
 
     @classmethod
     def draw(
@@ -73,14 +79,15 @@ class Chance:
             num_positions: Positions of the layout.
             num_streams: Streams of the layout.
         """
-        width = 2 * (num_positions + num_streams) + _DRAWS
+        of_positions, of_streams = 2 * num_positions, _PER_STREAM * num_streams
+        width = of_positions + of_streams + _DRAWS
         width += -width % _BLOCK
         bits = np.random.Philox(key=[seed % 2**64, step])
         bits.advance(places.start * width // _BLOCK)
         numbers = torch.from_numpy(np.random.Generator(bits).random((len(places), width)))
-        order = numbers[:, : 2 * num_positions].reshape(-1, 2, num_positions)
-        stream = numbers[:, 2 * num_positions :][:, : 2 * num_streams].reshape(-1, 2, num_streams)
-        return cls(order, stream, numbers[:, 2 * (num_positions + num_streams) :][:, :_DRAWS])
+        order = numbers[:, :of_positions].reshape(-1, 2, num_positions)
+        stream = numbers[:, of_positions:][:, :of_streams].reshape(-1, _PER_STREAM, num_streams)
+        return cls(order, stream, numbers[:, of_positions + of_streams :][:, :_DRAWS])
 
 
 def sample_masks(
@@ -89,6 +96,7 @@ def sample_masks(
     config: MaskingConfig,
     chance: Chance,
     *,
+    kind_of_stream: Int[Tensor, " stream"] | None = None,
     askable: Bool[Tensor, " stream"] | None = None,
     sequences: Sequence[slice] = (),
 ) -> Masks:
@@ -99,6 +107,8 @@ def sample_masks(
         stream_of_position: For every position of the layout the number of its stream.
         config: Budgets.
         chance: All randomness.
+        kind_of_stream: For every stream the number of its kind; streams of a kind hide together.
+            None = each is a kind of its own.
         askable: Streams that can be asked for; None = all.
         sequences: Positions of streams that are shown from their start and asked for in order.
 
@@ -115,17 +125,26 @@ def sample_masks(
     if not available.any(dim=1).all():
         empty = int((~available.any(dim=1)).nonzero()[0, 0])
         raise ValueError(f"object {empty} of the batch has no tokens")
+    whole = available
+    available = (
+        available & ~_hidden(sizes > 0, kind_of_stream, config, chance)[:, stream_of_position]
+    )
+    hidden = whole & ~available
+    if askable is not None:
+        hidden &= askable[stream_of_position]
+    sizes = available.double() @ member
     first = _one_of(sizes > 0, chance.stream[:, 0])  # the modality drawn first
     most = sizes.gather(1, first[:, None])[:, 0].clamp(max=config.num_input_tokens)
     num_first = (chance.number[:, 0] * most).floor() + 1  # uniform on 1 ... most
-    budget = (sizes.sum(dim=1) - 1).clamp(min=1, max=config.num_input_tokens)  # leave one to ask
+    to_leave = (~hidden.any(dim=1)).double()  # something must be left to ask for
+    budget = (sizes.sum(dim=1) - to_leave).clamp(min=1, max=config.num_input_tokens)
     order = _ordered(chance.order[:, 0], available, sequences)
     chosen, inputs, input_valid = _draw(
         available, stream_of_position == first[:, None], order,
         num_first=torch.minimum(num_first, budget), budget=budget, most=config.num_input_tokens,
     )  # fmt: skip
 
-    left = available & ~chosen
+    left = whole & ~chosen
     if askable is not None:
         left &= askable[stream_of_position]
     sizes = left.double() @ member
@@ -182,6 +201,23 @@ def _ordered(
         rank = (there.cumsum(dim=1) - 1).clamp(min=0)
         order[:, mine] = rising.gather(1, rank)
     return order
+
+
+def _hidden(
+    present: Bool[Tensor, "batch stream"],
+    kind_of_stream: Int[Tensor, " stream"] | None,
+    config: MaskingConfig,
+    chance: Chance,
+) -> Bool[Tensor, "batch stream"]:
+    """Streams that an object does not show; never all that it has."""
+    if not config.hidden_share:
+        return torch.zeros_like(present)
+    num_streams = present.shape[1]
+    kinds = torch.arange(num_streams) if kind_of_stream is None else kind_of_stream
+    tossed = chance.stream[:, 2, kinds] < 0.5  # the number of a kind is one of its streams'
+    hidden = tossed & (chance.number[:, 2] < config.hidden_share)[:, None]
+    nothing_left = ~(present & ~hidden).any(dim=1)
+    return hidden & ~nothing_left[:, None]
 
 
 def _one_of(

@@ -33,11 +33,14 @@ some_streams = st.lists(st.booleans(), min_size=5, max_size=5).filter(any)
     num_inputs=st.integers(1, 500),
     num_targets=st.integers(1, 500),
     seed=st.integers(0, 2**32 - 1),
+    hidden=st.sampled_from([0.0, 0.5, 1.0]),
 )
 def test_every_draw_obeys_the_rules(
-    present: list[list[bool]], num_inputs: int, num_targets: int, seed: int
+    present: list[list[bool]], num_inputs: int, num_targets: int, seed: int, hidden: float
 ) -> None:
-    config = MaskingConfig(num_input_tokens=num_inputs, num_target_tokens=num_targets)
+    config = MaskingConfig(
+        num_input_tokens=num_inputs, num_target_tokens=num_targets, hidden_share=hidden
+    )
     masks = draw(present, config, seed)
 
     for row, has in enumerate(present):
@@ -52,6 +55,29 @@ def test_every_draw_obeys_the_rules(
         assert 1 <= len(shown) <= num_inputs
         assert len(asked) <= num_targets
         assert (len(asked) >= 1) == (tokens > 1)
+
+
+def test_kinds_are_hidden_whole_as_often_as_is_asked() -> None:
+    rows = 4000
+    available = torch.ones(rows, len(STREAMS), dtype=torch.bool)
+    kinds = torch.tensor([0, 1, 2, 2, 2])  # the three numbers hide together
+    config = MaskingConfig(num_input_tokens=600, hidden_share=0.5)
+    masks = sample_masks(available, STREAMS, config, chance(rows), kind_of_stream=kinds)
+
+    shows = torch.zeros(rows, 5, dtype=torch.bool)
+    of_input = torch.where(masks.input_valid, STREAMS[masks.inputs], -1)
+    for stream in range(5):
+        shows[:, stream] = (of_input == stream).any(dim=1)
+
+    # each of three kinds by a coin, unless it were all: 1/2 - 1/8 of the rows that hide
+    for stream in (0, 1):
+        assert float((~shows[:, stream]).double().mean()) == pytest.approx(0.5 * 0.375, abs=0.02)
+    only_numbers = ~shows[:, :2].any(dim=1)
+    assert float(only_numbers.double().mean()) == pytest.approx(0.5 / 8, abs=0.015)
+    assert bool(shows[only_numbers, 2:].all())  # and all of them, for something else is asked
+    hides_image = ~shows[:, 0]
+    of_target = torch.where(masks.target_valid, STREAMS[masks.targets], -1)
+    assert bool((of_target[hides_image] == 0).any(dim=1).double().mean() > 0.5)
 
 
 def test_same_seed_same_masks() -> None:

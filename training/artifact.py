@@ -146,7 +146,7 @@ def load_codec(folder: Path, name: str, *, key: str, read: Read | None = None) -
     tensors = _read_weights(folder, f"{part}/{WEIGHTS}", read)
     with _named(where):
         config = released.codec_config(name, values)
-    codec = built(lambda: released.build(config), where=where)
+    codec = built(lambda: released.build(config), num_tensors=len(tensors), where=where)
     with _named(folder / part / WEIGHTS):
         tensors = released.from_released(tensors, config)
     return filled(codec, tensors, where=folder / part / WEIGHTS)
@@ -195,7 +195,7 @@ def load_head(folder: Path, *, part: str = "head", read: Read | None = None) -> 
         SearchHeadConfig, _read_json(folder, f"{part}/{CONFIG}", read), where=where
     )
     tensors = _read_weights(folder, f"{part}/{WEIGHTS}", read)
-    head = built(lambda: SearchHead(config), where=where)
+    head = built(lambda: SearchHead(config), num_tensors=len(tensors), where=where)
     return filled(head, tensors, where=folder / part / WEIGHTS)
 
 
@@ -205,7 +205,7 @@ def load_pooling(folder: Path, *, read: Read) -> Pooling:
     values = _read_json(folder, f"pooling/{CONFIG}", read)
     config = read_config(PoolingConfig, values, where=where)
     tensors = _read_weights(folder, f"pooling/{WEIGHTS}", read)
-    pooling = built(lambda: Pooling(config), where=where)
+    pooling = built(lambda: Pooling(config), num_tensors=len(tensors), where=where)
     return filled(pooling, tensors, where=folder / "pooling" / WEIGHTS)
 
 
@@ -260,7 +260,7 @@ def load_transformer(
     tensors = _read_weights(folder, WEIGHTS, read)
     with _named(where):
         config = transformer_config.from_released(transformer_config.infer_qk_norm(values, tensors))
-    transformer = built(lambda: Transformer(config), where=where)
+    transformer = built(lambda: Transformer(config), num_tensors=len(tensors), where=where)
     return filled(transformer, tensors, where=folder / WEIGHTS, dtype=dtype)
 
 

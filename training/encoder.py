@@ -8,12 +8,13 @@ the artefact's pooling makes of them (docs/encoder.md).
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ from training.observations import Observation
 from training.search_head import SEARCH_DIM, SearchHead
 from training.tokenizers.fast_image import speed_up
 from training.tokenizers.image import ImageTokenizer
-from training.tokens import Tokens, below_range, streams_of, tokenize
+from training.tokenizers.spectrum import SpectrumTokenizer
+from training.tokens import Tokens, below_range, refuse_uncovered, streams_of, tokenize
 
 SHIPPED = Path(__file__).parent  # artefacts that come with the package, a folder each
 MAX_BATCH = 8  # objects through the networks at once; more is slower on a CPU (cache)
@@ -46,6 +48,7 @@ FOREIGN = (
 )
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+Network = TypeVar("Network", bound=nn.Module)
 Precision = Literal["float32", "bfloat16", "bfloat16-all"]
 
 
@@ -78,8 +81,11 @@ def load(
 
     Raises:
         EncoderNotFound: none of them exists, or the Hub does not give it.
-        ValueError: the folder does not hold a whole encoder; names file and key.
+        ValueError: the folder does not hold a whole encoder; names file and key. Or an unknown
+            precision or device.
     """
+    _check_precision(precision)
+    _device(device)
     own = Path(name_or_path)
     for folder in (own,) if isinstance(name_or_path, Path) else (SHIPPED / name_or_path, own):
         if (folder / artifact.CONFIG).is_file():
@@ -136,6 +142,11 @@ class Encoder:
         precision: "bfloat16" is the arithmetic of the transformer alone, since a rounding in a
             tokenizer can change a token; "bfloat16-all" that of the network tokenizers too.
         max_objects: Objects through the transformer at once; halved where they do not fit.
+
+    The parts that it is made of stay as they are, and share their weights with it where they can.
+
+    Raises:
+        ValueError: an unknown precision, or a device that there is not.
     """
 
     search_dim = SEARCH_DIM
@@ -143,15 +154,17 @@ class Encoder:
     def __init__(
         self, parts: Artifact, *, precision: Precision = "float32", device: str = "cpu"
     ) -> None:
+        _check_precision(precision)
+        self._device = _device(device)
         self.hash = parts.encoder_hash
         self.head_hash = parts.head_hash
         self.dim = parts.transformer.config.dim
         self.precision: Precision = precision
-        self.device = device
-        self.max_objects = MAX_BATCH if device == "cpu" else GPU_BATCH
-        self.transformer = parts.transformer.to(device)
-        self.pooling = None if parts.pooling is None else parts.pooling.to(device)
-        self.codecs = {name: codec.to(device) for name, codec in parts.codecs.items()}
+        self.device = str(self._device)
+        self.max_objects = MAX_BATCH if self._device.type == "cpu" else GPU_BATCH
+        self.transformer = _own(parts.transformer).to(device)
+        self.pooling = None if parts.pooling is None else _own(parts.pooling).to(device)
+        self.codecs = {name: _own(codec).to(device) for name, codec in parts.codecs.items()}
         self.head = parts.head
         self._keys = tuple(parts.transformer.config.domains_in)
         if precision != "float32":
@@ -161,7 +174,7 @@ class Encoder:
                 codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
                 if precision == "bfloat16-all":
                     _in_bfloat16(codec.encoder)
-                elif precision == "bfloat16" and device == "cpu":
+                elif precision == "bfloat16" and self._device.type == "cpu":
                     speed_up(codec)
 
     def views(self, observation: Observation) -> tuple[str, ...]:
@@ -194,6 +207,11 @@ class Encoder:
             wanted += [
                 (row, view, feeds[view]) for view in VIEWS if view in feeds and view in asked
             ]
+        spectra = self.codecs.get("spectrum")
+        if isinstance(spectra, SpectrumTokenizer):
+            for row, _, keys in wanted:
+                if any(STREAM[key].kind == "spectrum" for key in keys):
+                    refuse_uncovered(observations[row], spectra)
         rows = sorted({row for row, _, _ in wanted})
         tokens = self._tokens(observations, rows, {key for _, _, keys in wanted for key in keys})
         objects = [{key: tokens[key][row] for key in keys} for row, _, keys in wanted]
@@ -303,7 +321,10 @@ class Encoder:
 
     def _autocast(self, *precisions: Precision) -> torch.autocast:
         return torch.autocast(
-            self.device, torch.bfloat16, enabled=self.precision in precisions, cache_enabled=False
+            self._device.type,
+            torch.bfloat16,
+            enabled=self.precision in precisions,
+            cache_enabled=False,
         )
 
     def _fitting(self, run: Callable[[Sequence[Item]], Made], items: Sequence[Item]) -> list[Made]:
@@ -334,6 +355,35 @@ def in_halves(
     first, fits = in_halves(run, items[:half])
     second, also = in_halves(run, items[half:])
     return first + second, min(fits, half) if also >= len(items) - half else min(fits, also)
+
+
+def _check_precision(precision: str) -> None:
+    if precision not in get_args(Precision):
+        raise ValueError(
+            f"expected a precision of {' or '.join(get_args(Precision))}, got {precision!r}"
+        )
+
+
+def _device(name: str) -> torch.device:
+    """A device of that name; ValueError where there is none that networks run on."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+        if torch.amp.is_autocast_available(device.type):
+            return device
+        why = "networks do not run on it"
+    except (AssertionError, RuntimeError, TypeError) as error:  # as torch says it, by device
+        why = str(error).partition("\n")[0]
+    raise ValueError(f"expected a device such as cpu, cuda or cuda:1, got {name!r} ({why})")
+
+
+def _own(networks: Network) -> Network:
+    """A copy of the modules, to be changed at will, on the same memory."""
+    memo: dict[int, object] = {
+        id(each): nn.Parameter(each.detach(), requires_grad=each.requires_grad)
+        for each in networks.parameters()
+    }
+    return copy.deepcopy(networks, memo | {id(each): each.detach() for each in networks.buffers()})
 
 
 def _in_bfloat16(networks: nn.Module) -> None:

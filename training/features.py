@@ -100,9 +100,11 @@ def embed(
         show: Called with a stage, objects done, and objects in all.
 
     Raises:
-        ValueError: the disk has no room for the token outputs.
+        ValueError: the encoder is not in float32, or the disk has no room for the token outputs.
         OSError: the file cannot be written.
     """
+    if encoder.precision != "float32":
+        raise ValueError(f"features are made in float32, this encoder is in {encoder.precision}")
     codes = _tokenize(members, encoder, show)
     lengths = np.array([sum(len(each) for each in mine.values()) for mine in codes])
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -141,7 +143,7 @@ def _tokenize(
     for found in observations_of(members, show):
         wanted = {key for _, takers in found for _, key in takers}
         keys = tuple(key for key in encoder.transformer.config.domains_in if key in wanted)
-        made = tokenize([seen for seen, _ in found], encoder.codecs, keys)
+        made = tokenize([seen for seen, _ in found], encoder.codecs, keys, device=encoder.device)
         for row, (_, takers) in enumerate(found):
             for number, key in takers:
                 codes[number][key] = made[key][row]

@@ -67,7 +67,11 @@ def tokenize(
             for start in range(0, len(mine), step):
                 some = mine[start : start + step]
                 seen = [observations[row] for row in some]
-                codes = _encode(key, seen, codecs[STREAM[key].codec], device)
+                try:
+                    codes = _encode(key, seen, codecs[STREAM[key].codec], device)
+                except ValueError as error:
+                    whose = f" of {seen[0].survey} {seen[0].object_id}" if len(seen) == 1 else ""
+                    raise ValueError(f"{key}{whose}: {error}") from error
                 tokens.setdefault(key, {}).update(zip(some, codes, strict=True))
     return tokens
 
@@ -99,6 +103,21 @@ def streams_of(keys: Sequence[str], seen: Observation) -> tuple[str, ...]:
                 return key in seen.scalars
 
     return tuple(key for key in keys if has(key))
+
+
+def refuse_uncovered(seen: Observation, codec: SpectrumTokenizer) -> None:
+    """Raise ValueError unless some stretch of a spectrum lies on the tokenizer's wavelengths.
+
+    Its tokens would be those of an empty spectrum.
+    """
+    assert seen.spectrum is not None
+    there, grid = seen.spectrum.wavelength_angstrom, codec.grid_angstrom[[0, -1]].tolist()
+    if len(there) < 2 or there[-1] < grid[0] or there[0] > grid[1]:
+        raise ValueError(
+            f"{seen.survey} {seen.object_id}: its spectrum of {len(there)} pixels from "
+            f"{there[0]:.1f} to {there[-1]:.1f} Angstrom covers no stretch of the {grid[0]:.1f} to "
+            f"{grid[1]:.1f} Angstrom that the encoder reads"
+        )
 
 
 def below_range(

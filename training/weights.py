@@ -10,10 +10,14 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from torch.overrides import TorchFunctionMode
 
 Module = TypeVar("Module", bound=nn.Module)
+MODULES_PER_TENSOR, FEWEST_MODULES = 10, 1000  # generously: there are modules without a tensor
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # that weights may be stored in
 
 
@@ -39,6 +43,24 @@ def without_memory() -> Iterator[None]:
         hook.remove()
 
 
+@contextmanager
+def _limited(most: int) -> Iterator[None]:
+    """No more modules than that are made in this block; ValueError at the next one."""
+    thread, count = threading.get_ident(), 0
+
+    def take(module: nn.Module, name: str, part: nn.Module | None) -> None:
+        nonlocal count
+        count += threading.get_ident() == thread
+        if count > most:
+            raise ValueError(f"more than {most:,} layers, for which the file has too few tensors")
+
+    hook = register_module_module_registration_hook(take)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 class _WithoutFilling(TorchFunctionMode):
     """Leaves what has no memory as it is: to fill it, torch would load its compiler for seconds."""
 
@@ -57,10 +79,14 @@ class _WithoutFilling(TorchFunctionMode):
 _IMPOSSIBLE = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
-def built(build: Callable[[], Module], *, where: Path) -> Module:
-    """A module for `filled`; ValueError where nothing can be built of its sizes."""
+def built(build: Callable[[], Module], *, num_tensors: int, where: Path) -> Module:
+    """A module for `filled`; ValueError where nothing can be built of its sizes.
+
+    Nor of a depth for which the file has far too few tensors: a million layers would be built
+    before the first was missed.
+    """
     try:
-        with without_memory():
+        with without_memory(), _limited(MODULES_PER_TENSOR * num_tensors + FEWEST_MODULES):
             return build()
     except _IMPOSSIBLE as error:
         raise ValueError(f"{where}: nothing can be built of these sizes ({error})") from error

@@ -140,6 +140,10 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: _edit(f / "config.json", {"dim": -1}),
         r"config\.json: dim: Input should be greater than 0",
     ),
+    "too deep": (
+        lambda f: _edit(f / "config.json", {"decoder_depth": 10**4}),
+        r"config\.json: nothing can be built of these sizes \(more than [\d,]* layers",
+    ),
     "unknown codec key": (
         lambda f: _edit(f / "codecs" / "image" / "config.json", {"width": 3}),
         r"codecs/image/config\.json: unknown key 'width'",

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.small_encoder import DIM, observe, save_encoder
 from training import artifact, encoder
-from training.encoder import Embedded, Encoder, EncoderNotFound, merge
-from training.observations import Observation
+from training.encoder import Embedded, Encoder, EncoderNotFound, Precision, merge
+from training.observations import Observation, Spectrum
 
 FLUXES = {"tok_flux_g": 3.0, "tok_flux_r": 5.0, "tok_shape_r": 1.5}
 MIXED = [
@@ -129,6 +131,66 @@ def test_bfloat16_vectors_point_the_same_way(encoder_folder: Path) -> None:
 
     assert rough.precision == "bfloat16"
     assert cosine.min() > 1 - 1e-3
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "bfloat16-all"])
+def test_the_parts_of_an_encoder_serve_another_one_in_another_precision(
+    encoder_folder: Path, precision: Precision
+) -> None:
+    parts = artifact.load(encoder_folder)
+    exact = Encoder(parts)
+    before = exact.embed(MIXED[:3]).vectors
+
+    first = Encoder(parts, precision=precision).embed(MIXED[:3]).vectors
+    second = Encoder(parts, precision=precision).embed(MIXED[:3]).vectors
+
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(exact.embed(MIXED[:3]).vectors, before)
+    assert not any(
+        weight.dtype == torch.bfloat16 for weight in parts.transformer.state_dict().values()
+    )
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", ""])
+def test_an_unknown_device_is_refused_before_anything_is_read(
+    encoder_folder: Path, device: str
+) -> None:
+    with pytest.raises(ValueError, match=f"a device such as cpu, .*got '{device}'"):
+        encoder.load("there/is/none", device=device)
+    with pytest.raises(ValueError, match=f"a device such as cpu, .*got '{device}'"):
+        Encoder(artifact.load(encoder_folder), device=device)
+
+
+def test_an_unknown_precision_is_refused(encoder_folder: Path) -> None:
+    # without the run-time checks of the suite, which refuse it before
+    for make in (encoder.load, Encoder.__init__):
+        unchecked = inspect.unwrap(make)
+        given = (encoder_folder,) if make is encoder.load else (None, artifact.load(encoder_folder))
+        with pytest.raises(ValueError, match=r"a precision of float32 or bfloat16 .*got 'float16'"):
+            unchecked(*given, precision="float16")
+
+
+@pytest.mark.parametrize(
+    ("wavelength", "message"),
+    [
+        (np.array([5000.0]), "1 pixels from 5000.0 to 5000.0 Angstrom covers no stretch"),
+        (np.linspace(11000, 20000, 50), "from 11000.0 to 20000.0 Angstrom .*3500.0 to 10462.4"),
+    ],
+)
+def test_a_spectrum_that_the_encoder_cannot_see_is_refused(
+    small_encoder: Encoder, wavelength: np.ndarray, message: str
+) -> None:
+    one = np.ones(len(wavelength), np.float32)
+    seen = replace(observe(4, spectrum=True), spectrum=Spectrum(one, one, one == 0, wavelength))
+    for views in (encoder.VIEWS, ("joint",)):
+        with pytest.raises(ValueError, match=f"simulated 4: its spectrum of .*{message}"):
+            small_encoder.embed([observe(3), seen], views)
+
+
+def test_a_value_that_is_not_a_number_is_named(small_encoder: Encoder) -> None:
+    seen = observe(5, scalars={"tok_flux_r": float("nan")})
+    with pytest.raises(ValueError, match="tok_flux_r of simulated 5: expected numbers, got NaN"):
+        small_encoder.embed([seen])
 
 
 def test_redshift_is_never_read(small_encoder: Encoder) -> None:

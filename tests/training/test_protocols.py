@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.training.mmu_files import Columns, legacy, spectra, write_hdf5
-from training import published
+from training import encoder, published
 from training.encoder import Encoder
 from training.features import MODALITIES
 from training.protocols import PROTOCOLS, Measured, measure
@@ -193,6 +193,12 @@ def test_too_few_objects_and_files_of_other_kinds_are_told(
     strange = write_hdf5(tmp_path / "strange.hdf5", {"object_id": [1], "colour": [0.5]})
     with pytest.raises(ValueError, match=r"no object could be read.*not a known data set"):
         linear([strange], "redshift", small_encoder)
+
+
+def test_an_encoder_in_another_precision_is_refused(folder: Path, encoder_folder: Path) -> None:
+    rough = encoder.load(encoder_folder, precision="bfloat16")
+    with pytest.raises(ValueError, match="made in float32, this encoder is in bfloat16"):
+        linear([folder], "morphology", rough)
 
 
 def test_a_known_size_stands_beside_its_own_published_row(small_encoder: Encoder) -> None:

@@ -163,6 +163,7 @@ def test_a_broken_file_is_named_by_its_tensor(pairs: Pairs) -> None:
         ("spectrum", {"codebook_size": 512}, "codebook_size: expected 1024, got 512"),
         ("spectrum", {"latent_channels": 768}, "latent_channels: expected 512, got 768"),
         ("bp_coefficients", {"compression_fns": ["log"]}, "compression_fns: expected arcsinh"),
+        ("bp_coefficients", {"compression_fns": [["sinh"]]}, "compression_fns: expected arcsinh"),
         ("bp_coefficients", {"decompression_fns": ["sinh"]}, "as many sinh"),
         ("segmentation_map", {"variational": True}, "variational: expected false"),
         ("segmentation_map", {"embedding_dim": 5}, "embedding_dim: expected 4, got 5"),

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from training import artifact
 from training.tokenizers.fast_image import speed_up
 from training.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from training.tokenizers.winograd import WinogradConv2d, cook_toom
@@ -57,7 +60,7 @@ def test_another_convolution_is_refused(other: nn.Conv2d) -> None:
 
 
 @torch.no_grad()
-def test_the_sped_up_tokenizer_gives_the_same_latents_and_codes() -> None:
+def test_the_sped_up_tokenizer_gives_the_same_latents_and_codes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     tokenizer = ImageTokenizer(ImageTokenizerConfig(gate_bias=0.0, num_consecutive=1)).eval()
     tokenizer.project_in.linear.bias = nn.Parameter(torch.randn(54))
@@ -75,5 +78,7 @@ def test_the_sped_up_tokenizer_gives_the_same_latents_and_codes() -> None:
     scale = expected.std(dim=(0, 1, 2))
     assert ((made - expected).abs() / scale).max() < 1e-4
     assert (tokenizer.encode(flux, channels) != codes).sum() <= 1
+    with pytest.raises(ValueError, match="changed for speed cannot be saved"):
+        artifact.save_codec(tmp_path, "image", tokenizer)
     with pytest.raises(ValueError, match="an image has no band"):
         tokenizer.encode(flux, torch.zeros_like(channels))

@@ -125,8 +125,18 @@ def from_released(tensors: Mapping[str, Tensor], config: CodecConfig) -> dict[st
 
 
 def to_released(state: Mapping[str, Tensor], config: CodecConfig) -> dict[str, Tensor]:
-    """Rename the tensors of a tokenizer's `state_dict` as the release does; adds its constants."""
+    """Rename the tensors of a tokenizer's `state_dict` as the release does; adds its constants.
+
+    Raises:
+        ValueError: the tokenizer was changed for speed (fast_image.py).
+    """
     names = _names(config)
+    if set(state) != set(names):
+        foreign = sorted(set(state) ^ set(names))[0]
+        raise ValueError(
+            f"a tokenizer that was changed for speed cannot be saved ({foreign!r}): save the one "
+            "that it was made of"
+        )
     tensors = {names[own].released: t.reshape(names[own].shape) for own, t in state.items()}
     grid = tensors.get(_GRID)
     if grid is not None and torch.equal(grid.float().to(grid.dtype), grid):

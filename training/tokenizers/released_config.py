@@ -135,7 +135,7 @@ def _read_xp(values: Values) -> Values:
     """The functions are a list of names in the release; here arcsinh is counted."""
     there = values.pop("compression_fns", None)
     back = values.pop("decompression_fns", None)
-    arcsinh = isinstance(there, list) and set(there) <= {"arcsinh", "asinh"}
+    arcsinh = isinstance(there, list) and all(each in ("arcsinh", "asinh") for each in there)
     if not arcsinh or not isinstance(back, list) or back != ["sinh"] * len(there or ()):
         raise ValueError(
             "compression_fns: expected arcsinh any number of times, undone by as many sinh in "

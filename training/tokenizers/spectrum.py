@@ -114,7 +114,8 @@ class SpectrumReconstruction:
 
 def stack(spectra: Sequence[Spectrum]) -> SpectrumTensors:
     """Put spectra of any lengths and grids into one batch."""
-    shape = (len(spectra), max(len(spectrum.flux) for spectrum in spectra))
+    # two at least, which it takes to interpolate
+    shape = (len(spectra), max(2, *(len(spectrum.flux) for spectrum in spectra)))
     flux = np.zeros(shape, dtype=np.float32)
     ivar = np.zeros(shape, dtype=np.float32)
     mask = np.ones(shape, dtype=bool)

@@ -2,9 +2,9 @@
 
 A tile of m x m outputs of an r x r kernel takes (m + r - 1)^2 products instead of (m r)^2: with
 m = 4, a quarter for 3 x 3, and for 7 x 7, taken as four kernels of 4 x 4, as well. Transforms of
-small integers and halves: errors are about 1e-5 of the largest output of the tile (measured with 512
-channels), so pixels beside one ten thousand times as bright keep two digits; the compressed images
-of the tokenizer hold no such. They pay where a layer has many channels and few pixels.
+small integers and halves: errors are about 1e-5 of the largest output nearby (512 channels, by
+measurement), so pixels beside one ten thousand times as bright keep two digits; compressed images
+hold no such. They pay where a layer has many channels and few pixels.
 
 Source: Winograd 1980; Lavin and Gray 2015, arXiv 1509.09308.
 """

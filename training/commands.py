@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from training.processes import is_first
+from training.processes import is_first, only_run
 from training.progress import progress_bars
 from training.recipe import Recipe, read_recipe
 
@@ -98,7 +98,7 @@ def _run(
     kept = out / "recipe.toml"
     if not is_first():
         return stage(recipe, out, lambda what, share: None, num_workers=workers)
-    if config.resolve() != kept.resolve():
-        shutil.copyfile(config, kept)
-    with progress_bars() as show:
+    with only_run(out), progress_bars() as show:
+        if config.resolve() != kept.resolve():
+            shutil.copyfile(config, kept)
         return stage(recipe, out, lambda what, share: show(what, share, 1), num_workers=workers)

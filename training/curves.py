@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,10 +16,15 @@ from tensorboardX import SummaryWriter
 CURVE = "curve.csv"
 TENSORBOARD = "tensorboard"
 Split = Literal["train", "held out"]
+_SPARE_BYTES = 1 << 18
 _COLUMNS = (
     "step", "seconds", "split", "learning_rate", "loss", "gradient_norm", "tokens_per_second",
     "mfu", "data_wait",
 )  # fmt: skip
+
+
+class CurveSkipped(UserWarning):
+    """A line of the curves could not be written."""
 
 
 class Curves:
@@ -40,16 +47,29 @@ class Curves:
 
     def close(self) -> None:
         """End the record of TensorBoard."""
-        self._board.close()
+        try:
+            self._board.close()
+        except OSError as error:
+            warnings.warn(f"{TENSORBOARD}: {error}", CurveSkipped, stacklevel=2)
 
     def write(self, step: int, split: Split, numbers: Mapping[str, float]) -> None:
-        """Add a line; a column that has no number stays empty.
+        """Add a line; a column that has no number stays empty. A full disk is a warning.
 
         Args:
             step: Steps done.
             split: Which rows the losses are of.
             numbers: By column: those of the run, and losses (nats a token) by stream.
         """
+        # looked at first: the thread of TensorBoard would die of it, and be waited for forever
+        free = shutil.disk_usage(self._file.parent).free
+        if free < _SPARE_BYTES:
+            warnings.warn(
+                f"no line at step {step:,} in {self._file}: {free:,} bytes are free on the disk; "
+                "training goes on",
+                CurveSkipped,
+                stacklevel=2,
+            )
+            return
         line = {"step": str(step), "split": split}
         line |= {name: f"{number:.9g}" for name, number in numbers.items()}
         with self._file.open("a", newline="") as stream:

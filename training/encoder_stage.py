@@ -84,8 +84,8 @@ def train_encoder(
         "perplexity": trained.perplexity(),
     }
     if is_first():
-        codecs = artifact.load_codecs(out, tuple(model.domains_in))
-        artifact.save(out, transformer=transformer, codecs=codecs, half=recipe.encoder.half)
+        # the tokenizers stay as they are: tokens are known by the bytes of what made them
+        artifact.save(out, transformer=transformer, codecs={}, half=recipe.encoder.half)
         report(out, "encoder", figures)
     fabric.barrier()
     return figures

@@ -109,8 +109,8 @@ class Loader:
             )
         for each in sets:
             each.check(model.domains_in)
-        known = {key for each in sets for key in each.shards[0].schema}
-        lost = [key for key in model.domains_in if key not in known]
+        seen = {key for each in sets for shard in each.shards for key in shard.tokens}
+        lost = [key for key in model.domains_in if key not in seen]
         if lost:
             raise ValueError(f"no data set has the stream {lost[0]!r} of the model")
         self.sets, self.config, self.rank, self.world_size = tuple(sets), config, rank, world_size

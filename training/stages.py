@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from training.artifact import write_text
 from training.observations import ObservationBatch
+from training.processes import end_with_parent
 from training.recipe import DataSetRecipe, Recipe, sky_config
 from training.surveys import reader
 
@@ -78,13 +79,18 @@ def in_processes(
     with ProcessPoolExecutor(
         max_workers=min(num_workers or os.cpu_count() or 1, max(len(tasks), 1)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=load,
-        initargs=state,
+        initializer=_begin,
+        initargs=(load, state),
     ) as pool:
         for done, result in enumerate(pool.map(work, tasks), start=1):
             results.append(result)
             progress(what, done / len(tasks))
     return results
+
+
+def _begin(load: Callable[..., None], state: tuple[Any, ...]) -> None:
+    end_with_parent()
+    load(*state)
 
 
 def batches(survey: str, files: Sequence[Path], progress: Progress) -> Iterator[ObservationBatch]:

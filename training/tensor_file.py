@@ -31,13 +31,20 @@ def write_tensors(
     """Write a safetensors file with its checksum, whole or not at all.
 
     The same tensors and metadata give the same bytes.
+
+    Raises:
+        OSError: the disk is full, or cannot be written to.
     """
     partial = file.with_name(file.name + ".partial")
     plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     partial.unlink(missing_ok=True)
     partial.touch()
     mode = partial.stat().st_mode  # the library leaves files that only their owner can read
-    save_file(plain, partial, {"format": "pt", **(metadata or {}), "sha256": NO_SUM})
+    try:
+        save_file(plain, partial, {"format": "pt", **(metadata or {}), "sha256": NO_SUM})
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{file}: cannot be written ({error})") from error
     with partial.open("r+b") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(length))

@@ -7,9 +7,11 @@ had not been. A fit that num_steps ends is reproducible, one that max_seconds en
 from __future__ import annotations
 
 import csv
+import io
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,8 +23,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training import checkpoint
-from training.artifact import dump_config, save_codec
+from training.artifact import dump_config, save_codec, write_text
 from training.checkpoint import State
+from training.observations import IMAGE_SIZE
 from training.tensor_file import read_tensors
 from training.tokenizers.field import FieldTokenizer
 from training.tokenizers.image import ImageTokenizer
@@ -34,6 +37,26 @@ Progress = Callable[[int, int, float], None]  # step, number of steps, loss
 Losses = Callable[[np.random.Generator, float], dict[str, Tensor]]  # chance, share of the fit done
 NUM_HELD_OUT = 256  # objects at most that measure the fit and take no part in it
 FITTING = "fitting"  # folder of the checkpoints, one below for each tokenizer
+# Of settings, both ends included; NaN lies in none.
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("warmup_steps", 1, math.inf),
+    ("weight_decay", 0, 1e6),
+    ("max_gradient_norm", 1e-12, math.inf),
+    ("num_threads", 1, 4096),
+    ("seed", 0, math.inf),
+    ("checkpoint_seconds", 0, math.inf),
+    ("fractional_error", 0, 1e6),
+    ("robust_sigma", 1e-6, math.inf),
+    ("hsc_share", 0, 1),
+    ("drop_band", 0, 1),
+    ("as_hsc", 0, 1),
+    ("crop_pixels", 1, IMAGE_SIZE),
+    ("crop_until", 0, 1),
+    ("mask_weight", 0, 1e6),
+    ("commitment_weight", 0, 1e6),
+    ("entropy_weight", 0, 1e6),
+    ("inverse_temperature", 1e-6, 1e6),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +104,12 @@ class FitConfig:
                 "average and constant_until must lie in 0 to 1, 1 not included, got "
                 f"{self.average} and {self.constant_until}"
             )
-        if self.hsc_share is not None and not 0 <= self.hsc_share <= 1:
-            raise ValueError(f"hsc_share must lie in 0 to 1, got {self.hsc_share}")
+        for name, lowest, highest in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not lowest <= value <= highest:
+                raise ValueError(f"{name} must lie in {lowest} to {highest}, got {value}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +139,10 @@ def seeded(make: Callable[[], Tokenizer], fit: FitConfig) -> Tokenizer:
         torch.set_num_threads(fit.num_threads)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fit.seed)
-        tokenizer = make()
+        try:
+            tokenizer = make()
+        except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:
+            raise ValueError(f"no tokenizer can be built of these sizes ({error})") from error
     return tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -214,15 +244,16 @@ def descend(
             progress(step, fit.num_steps, losses[-1])
         if place is not None and time.monotonic() - saved > fit.checkpoint_seconds:
             saved = time.monotonic()
-            _checkpoint(place, trained, optimizer, step, saved - started, run)
             assert curve is not None
-            curve.write()
+            with suppress(OSError):  # the checkpoint will say that the disk is full
+                curve.write()  # first, so that no checkpoint is ahead of it
+            _checkpoint(place, trained, optimizer, step, saved - started, run)
     if average is not None:
         tokenizer.load_state_dict(average.module.state_dict())
     _round_to_half(tokenizer)
     tokenizer.cpu().eval().requires_grad_(False)
     if folder is not None and curve is not None and place is not None:
-        save_codec(folder, name, tokenizer)
+        save_codec(folder, name, tokenizer, half=True)  # loses nothing: it is rounded
         curve.write()
         _checkpoint(place, trained, optimizer, step, time.monotonic() - started, run)
     return losses
@@ -291,10 +322,11 @@ class _Curve:
     def write(self) -> None:
         if not self._lines:
             return
-        with self._file.open("w", newline="") as lines:
-            writer = csv.DictWriter(lines, fieldnames=list(self._lines[0]))
-            writer.writeheader()
-            writer.writerows(self._lines)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=list(self._lines[0]))
+        writer.writeheader()
+        writer.writerows(self._lines)
+        write_text(self._file, text.getvalue())
 
 
 @torch.no_grad()

@@ -111,7 +111,9 @@ class TransformerConfig:
     @classmethod
     def _known_streams(cls, value: Any) -> Any:
         if isinstance(value, list | tuple):
-            value = {key: None for key in value}
+            value = {str(key): None for key in value}
+        if not isinstance(value, dict):
+            raise ValueError(f"expected a table of token streams, got {value!r}")
         if not value:
             raise ValueError("domains_in names no token stream")
         _check_streams(value)

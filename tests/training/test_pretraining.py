@@ -22,7 +22,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tests.training.token_data import DOMAINS, FAST, MASKING, MODEL, shard, write_set
 from training import checkpoint
 from training.checkpoint import CHECKPOINTS
-from training.curves import CURVE, TENSORBOARD
+from training.curves import CURVE, TENSORBOARD, CurveSkipped
 from training.pretraining import LossNotFinite, PretrainingReport, Progress, pretrain
 from training.pretraining_config import Precision, PretrainingConfig
 from training.shards import TokenSet
@@ -219,6 +219,7 @@ def test_what_saves_memory_changes_no_loss(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own
 def test_compiled_blocks_give_the_same_curve(tmp_path: Path, sets: list[TokenSet]) -> None:
     _, plain = train(tmp_path / "plain", sets)
     _, compiled = train(tmp_path / "compiled", sets, replace(FAST, compile=True))
@@ -258,7 +259,10 @@ def test_full_disk_stops_no_training(
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
 
-    with pytest.warns(checkpoint.CheckpointSkipped, match=r"no checkpoint at step 20 .* are free"):
+    with (
+        pytest.warns(CurveSkipped, match=r"no line at step \d+ .*1,000 bytes are free"),
+        pytest.warns(checkpoint.CheckpointSkipped, match=r"no checkpoint at step 20 .* are free"),
+    ):
         _, report = train(tmp_path / "full", sets, replace(FAST, checkpoint_steps=20))
     state = checkpoint.newest(tmp_path)
     assert state is not None

@@ -121,11 +121,20 @@ def test_shipped_recipe_is_valid_and_makes_the_shipped_encoder() -> None:
         ("tok_flux_r", "tok_flux_x", "unknown token stream 'tok_flux_x'"),
         ("num_objects = 100", "num_objects = 0", "num_objects must be 1 or more"),
         ("[encoder]", "[encoder", "cannot be read as TOML"),
+        ("num_steps = 3", "learning_rate = nan", "learning_rate must be positive, got nan"),
+        ("num_steps = 3", "warmup_steps = 0", "warmup_steps must lie in 1 to inf, got 0"),
+        ("num_steps = 3", "crop_pixels = 97", "crop_pixels must lie in 1 to 96, got 97"),
+        ("highest = 1.5", "highest = nan", "scalars.redshift: .*highest nan"),
+        ("dim = 32", "dim = 32\ndomains_in = 3", "expected a table of token streams, got 3"),
     ],
 )
 def test_wrong_recipe_is_named(recipe_file: Path, old: str, new: str, message: str) -> None:
     assert old in TINY
-    recipe_file.write_text(TINY.replace(old, new, 1))
+    text = TINY.replace(old, new, 1)
+    if "domains_in = 3" in new:
+        table = text.index("[encoder.model.domains_in]")
+        text = text[:table] + text[text.index("[encoder.training]") :]
+    recipe_file.write_text(text)
 
     with pytest.raises(ValueError, match=message) as error:
         read_recipe(recipe_file)
@@ -141,10 +150,13 @@ def test_three_commands_make_a_working_encoder(recipe_file: Path, tmp_path: Path
         ("encoder", "encoder after 6 steps, loss tok_image"),
         ("search-head", "search head after 20 steps"),
     ):
+        made_by = {file: file.read_bytes() for file in (out / "codecs").rglob("*.*")}
         arguments = [stage, str(recipe_file), "--out", str(out), "--workers", "2"]
         result = run.invoke(commands, arguments, catch_exceptions=False)
         assert result.exit_code == 0
         assert said in " ".join(result.stdout.split())
+        # or all would be tokenized again
+        assert all(file.read_bytes() == content for file, content in made_by.items())
 
     made = encoder.load(out)
     file = reader("simulated").list_files(out / "sky")[0]

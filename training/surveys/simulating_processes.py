@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from training.processes import end_with_parent
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -37,7 +39,10 @@ def in_processes(
             yield Done(number, work(*task))
         return
     context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with (
+        _one_thread_each(),
+        ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool,
+    ):
         try:
             running = {pool.submit(work, *task): number for number, task in enumerate(tasks)}
             for future in as_completed(running):

@@ -83,6 +83,13 @@ class GridTokenizerConfig:
     lowest: float = 0.0
     highest: float = 6.0
 
+    def __post_init__(self) -> None:
+        if self.num_bins < 2 or not -math.inf < self.lowest < self.highest < math.inf:
+            raise ValueError(
+                "a grid needs two bins and a highest value above its lowest, got num_bins "
+                f"{self.num_bins}, lowest {self.lowest}, highest {self.highest}"
+            )
+
 
 class GridTokenizer(nn.Module):
     """A linear grid, for redshift."""

@@ -126,7 +126,10 @@ class _Task:
     def is_done(self) -> bool:
         if not self.record.is_file():
             return False
-        known: object = json.loads(self.record.read_text())
+        try:
+            known: object = json.loads(self.record.read_text())
+        except ValueError:  # damaged: made again
+            return False
         return isinstance(known, dict) and known.get("made_from") == self.made_from
 
 

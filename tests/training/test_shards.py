@@ -12,6 +12,7 @@ from tests.training.small_encoder import make_parts, observe
 from tests.training.token_data import DOMAINS, NUM, shard, write_set
 from training.paired_shards import write_pairs
 from training.shards import SHARD, TokenSet, TokenShard, concatenate, pack
+from training.tokenizing import _Task
 from training.transformer_config import Domain
 
 
@@ -136,3 +137,12 @@ def test_pairs_join_the_rows_that_a_match_table_names(tmp_path: Path) -> None:
         assert rows.objects[row].tolist() == [place, there]
     with pytest.raises(ValueError, match="none of 1 matches joins a row of 'left'"):
         write_pairs(left, right, ["x"], ["y"], tmp_path / "none")
+
+
+def test_damaged_record_of_a_file_means_that_it_is_tokenized_again(tmp_path: Path) -> None:
+    task = _Task(0, tmp_path / "file", "simulated", 1, 0, tmp_path, "now")
+    task.record.write_text('{"made_from": "now"}')
+    assert task.is_done()
+
+    task.record.write_text('{"made_')
+    assert not task.is_done()

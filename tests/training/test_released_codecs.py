@@ -217,7 +217,7 @@ def compare_images(key: str, pair: Pair, flux: Tensor, *, decode: bool = True) -
     distance = fsq_distance(latent.movedim(1, -1), ours.config.levels)
     same_codes(tokens, expected, distance)
     assert (tokens[1:] != tokens[:-1]).float().mean() > 0.1  # of one image and the next
-    assert len(torch.unique(tokens)) > 100
+    assert len(torch.unique(tokens)) > 30
     if decode:
         every = torch.ones_like(channels)
         decoded = ours.decode(tokens[:1], every[:1])
@@ -335,7 +335,7 @@ def compare_fields(key: str, pair: Pair) -> None:
     expected, latent = pair.reference.encode(seen).long(), pair.reference._encode(seen)
     same_codes(tokens, expected, fsq_distance(latent.movedim(1, -1), ours.config.levels))
     assert (tokens[1:] != tokens[:-1]).float().mean() > 0.1
-    assert len(torch.unique(tokens)) > 100
+    assert len(torch.unique(tokens)) > 30
     decoded = ours.decode(tokens)
     assert decoded.std() > 0.01
     close(decoded, pair.reference.decode(tokens).field)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -165,12 +166,10 @@ def evaluate_command(
         "--encoder": encoder, "--probe": probe, "--modalities": modalities, "--seed": seed,
         "--splits": splits, "--limit": limit,
     }  # fmt: skip
-    strange = [
-        name for name, value in (of_sky if protocol else of_protocol).items() if value is not None
-    ]
-    if strange:
-        goes = "a sky is measured" if protocol else "--protocol is given"
-        raise ValueError(f"{strange[0]} has a meaning only where {goes}")
+    if protocol:
+        _refuse(of_sky, unless="a sky is measured")
+    else:
+        _refuse(of_protocol, unless="--protocol is given")
     if protocol is not None:
         _evaluate_protocol(
             [Path(source) for source in sources],
@@ -193,6 +192,13 @@ def evaluate_command(
         evaluate(open_sky(sources[0]), labels, label, query_above=above, view=view),
         as_json=as_json,
     )
+
+
+def _refuse(options: Mapping[str, object], *, unless: str) -> None:
+    """Raise ValueError where an option is given that nothing would read."""
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"{name} has a meaning only where {unless}")
 
 
 def _print_evaluation(found: Evaluation, *, as_json: bool) -> None:

@@ -9,7 +9,6 @@ stay as they are. Every version names its head, so that an older one can be publ
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from index.store import Store
 from training import artifact
 from training.encoder import Encoder
 from training.search_head import SearchHead, principal_components
+from training.tensor_file import flush
 
 FOLDER = "head"
 MOST_ROWS = 65_536  # of a view that the components are fitted on
@@ -114,8 +114,7 @@ def _save(sky: Path, head: SearchHead) -> str:
     with disk.new_folder(sky / FOLDER) as temporary:
         artifact.save_head(temporary, head)
         for name in (artifact.CONFIG, artifact.WEIGHTS):
-            with (temporary / "head" / name).open("rb") as written:
-                os.fsync(written.fileno())
+            flush(temporary / "head" / name)
         _, head_hash = _load(temporary / "head")
         disk.seal(temporary / "head", folder_of(sky, head_hash))
     return head_hash

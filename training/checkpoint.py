@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from training.tensor_file import read_tensors, write_tensors
+from training.tensor_file import flush, read_tensors, write_tensors
 
 CHECKPOINTS = "checkpoints"
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
@@ -100,10 +100,10 @@ def write(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Stat
             write_tensors(partial / name, part)
         (partial / STATE).write_text(state.to_json() + "\n")
         for file in partial.iterdir():
-            _flush(file)
+            flush(file)
         shutil.rmtree(place, ignore_errors=True)
         os.replace(partial, place)
-        _flush(place.parent)
+        flush(place.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         warnings.warn(
@@ -207,12 +207,3 @@ def _spread(whole: Tensor, like: Tensor) -> Tensor:
             whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None
         )
     return whole.to(like.device)
-
-
-def _flush(path: Path) -> None:
-    """Have the disk hold what was written."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,7 +8,7 @@ memory but where it is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,27 @@ class Sighting:
     dec_deg: float
     streams: frozenset[str]
     values: Values
+
+    @classmethod
+    def of(
+        cls,
+        file: Path,
+        seen: Observation,
+        *,
+        streams: Iterable[str] = (),
+        values: Values | None = None,
+    ) -> Sighting:
+        """What is known of one row of a file."""
+        return cls(
+            file=file,
+            source_part=seen.source_part,
+            survey=seen.survey,
+            object_id=seen.object_id,
+            ra_deg=np.nan if seen.ra_deg is None else seen.ra_deg,
+            dec_deg=np.nan if seen.dec_deg is None else seen.dec_deg,
+            streams=frozenset(streams),
+            values={} if values is None else values,
+        )
 
     def order(self) -> tuple[int, str, str, str]:
         """What decides which of an object's rows comes first; the order of files does not."""
@@ -170,16 +191,7 @@ def _sighting(
 ) -> Sighting:
     streams = {key for key in keys if STREAM[key].kind == "scalar" and key in seen.scalars}
     streams |= {key for key in (key_of_image(keys, seen), key_of_spectrum(keys, seen)) if key}
-    return Sighting(
-        file=file,
-        source_part=seen.source_part,
-        survey=seen.survey,
-        object_id=seen.object_id,
-        ra_deg=np.nan if seen.ra_deg is None else seen.ra_deg,
-        dec_deg=np.nan if seen.dec_deg is None else seen.dec_deg,
-        streams=frozenset(streams),
-        values=known(seen.catalogue),
-    )
+    return Sighting.of(file, seen, streams=streams, values=known(seen.catalogue))
 
 
 def _choose(rows: Sequence[Sighting], kinds: Mapping[str, tuple[str, ...]]) -> dict[str, Sighting]:

@@ -166,16 +166,7 @@ def _look(task: tuple[str, Path]) -> list[Sighting]:
     """Where the objects of a file are; what cannot be read is left out."""
     survey, file = task
     return [
-        Sighting(
-            file=file,
-            source_part=seen.source_part,
-            survey=seen.survey,
-            object_id=seen.object_id,
-            ra_deg=np.nan if seen.ra_deg is None else seen.ra_deg,
-            dec_deg=np.nan if seen.dec_deg is None else seen.dec_deg,
-            streams=frozenset(),
-            values={},
-        )
+        Sighting.of(file, seen)
         for batch in reader(survey).read(file)
         for seen in batch.observations
     ]

@@ -199,13 +199,7 @@ def descend(
         tokenizer.parameters(), lr=fit.learning_rate, betas=(0.9, 0.98),
         weight_decay=fit.weight_decay,
     )  # fmt: skip
-    average = None
-    if fit.average:
-        average = AveragedModel(
-            tokenizer,
-            multi_avg_fn=get_ema_multi_avg_fn(fit.average),  # type: ignore[no-untyped-call]
-            use_buffers=True,
-        )
+    average = _averaged(tokenizer, fit.average) if fit.average else None
     trained = nn.ModuleDict({"last": tokenizer} | ({"average": average} if average else {}))
     run = {
         "model": dump_config(tokenizer.config),
@@ -224,16 +218,11 @@ def descend(
             break
         done = max(step / fit.num_steps, elapsed / fit.max_seconds)
         rate = fit.learning_rate * _schedule(step, done, fit)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
         terms = loss_terms(np.random.default_rng([fit.seed, step]), done)
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             raise ValueError(f"the {name} loss is {loss.item()} at step {step}: lower the rate")
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(tokenizer.parameters(), fit.max_gradient_norm)
-        optimizer.step()
+        _follow(loss, optimizer, rate=rate, max_norm=fit.max_gradient_norm)
         if average is not None:
             average.update_parameters(tokenizer)
         losses.append(loss.item())
@@ -257,6 +246,25 @@ def descend(
         curve.write()
         _checkpoint(place, trained, optimizer, step, time.monotonic() - started, run)
     return losses
+
+
+def _averaged(tokenizer: nn.Module, decay: float) -> AveragedModel:
+    """An average of the weights over the steps, later ones weighing more."""
+    mean = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(tokenizer, multi_avg_fn=mean, use_buffers=True)
+
+
+def _follow(
+    loss: Tensor, optimizer: torch.optim.Optimizer, *, rate: float, max_norm: float
+) -> None:
+    """One step of the optimizer down the gradient of a loss."""
+    weights = [each for group in optimizer.param_groups for each in group["params"]]
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(weights, max_norm)
+    optimizer.step()
 
 
 def _schedule(step: int, done: float, fit: FitConfig) -> float:

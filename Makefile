@@ -23,8 +23,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist l
 test: .venv/.dev  ## the tests that take minutes, not hours
 	$(PYTEST) -m "not slow"
 
-test-all: .venv/.dev
-	$(PYTEST)
+test-all: .venv/.dev  ## all of them, with other random numbers in every run
+	$(PYTEST) --fresh-seeds
 
 check: .venv/.dev  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -1,11 +1,10 @@
 """Our transformer against the reference model of AION-1, with the same random weights in both.
 
-Inputs and weights are fresh in every run; a failure prints its seed.
+Inputs and weights are fresh in every run with --fresh-seeds; a failure prints its seed.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.conftest import seed_of
 from training.modalities import STREAM
 from training.transformer import Encoded, Transformer, is_sequence
 from training.transformer_config import Domain, TransformerConfig, released_values
@@ -31,23 +31,16 @@ Codes = dict[str, Tensor]
 Models = tuple[Any, Transformer]  # the reference and ours
 
 
-@pytest.fixture
-def seed() -> int:
-    return sow()
+@pytest.fixture(autouse=True)
+def sown(seed: int) -> None:
+    torch.manual_seed(seed)
 
 
 @pytest.fixture(scope="module")
-def base() -> Models:
+def base(request: pytest.FixtureRequest) -> Models:
     """Base at full width, two encoder blocks and one decoder block deep."""
-    sow()
+    torch.manual_seed(seed_of(request))
     return both(replace(TransformerConfig.base(), encoder_depth=2, decoder_depth=1))
-
-
-def sow() -> int:
-    fresh = secrets.randbits(31)
-    print(f"torch.manual_seed({fresh})")
-    torch.manual_seed(fresh)
-    return fresh
 
 
 def both(config: TransformerConfig) -> Models:
@@ -204,11 +197,11 @@ def varied_images(num: int) -> Tensor:
     return torch.stack(rows)
 
 
-def test_base_encodes_all_streams_as_the_reference(base: Models, seed: int) -> None:
+def test_base_encodes_all_streams_as_the_reference(base: Models) -> None:
     check_all_streams(base)
 
 
-def test_base_encodes_images_as_the_reference(base: Models, seed: int) -> None:
+def test_base_encodes_images_as_the_reference(base: Models) -> None:
     check_images(base, 4, batch=4)
 
 
@@ -218,7 +211,7 @@ def test_base_encodes_images_as_the_reference(base: Models, seed: int) -> None:
     [(TransformerConfig.base(), 256), (TransformerConfig.large(), 16)],
     ids=["base", "large"],
 )
-def test_full_depth_equals_the_reference(seed: int, config: TransformerConfig, num: int) -> None:
+def test_full_depth_equals_the_reference(config: TransformerConfig, num: int) -> None:
     models = both(config)
 
     check_all_streams(models)
@@ -227,7 +220,7 @@ def test_full_depth_equals_the_reference(seed: int, config: TransformerConfig, n
     check_images(models, num, batch=8)
 
 
-def test_packed_objects_of_different_streams_encode_as_the_reference(seed: int) -> None:
+def test_packed_objects_of_different_streams_encode_as_the_reference() -> None:
     reference, ours = both(small(released=True))
     keys = tuple(ours.config.domains_in)
     objects = []
@@ -378,7 +371,7 @@ Check = Callable[[Models], None]
 
 
 @pytest.mark.parametrize("check", [check_training_mask, check_release_mask])
-def test_base_decodes_all_streams_as_the_reference(base: Models, seed: int, check: Check) -> None:
+def test_base_decodes_all_streams_as_the_reference(base: Models, check: Check) -> None:
     check(base)
 
 
@@ -398,11 +391,11 @@ def small(*, released: bool) -> TransformerConfig:
 
 @pytest.mark.parametrize("check", [check_training_mask, check_release_mask])
 @pytest.mark.parametrize("released", [True, False])
-def test_every_switch_decodes_as_the_reference(seed: int, check: Check, released: bool) -> None:
+def test_every_switch_decodes_as_the_reference(check: Check, released: bool) -> None:
     check(both(small(released=released)))
 
 
-def test_the_two_masks_differ(seed: int) -> None:
+def test_the_two_masks_differ() -> None:
     _, ours = both(small(released=True))
     encoded = ours.encode({"tok_z": torch.tensor([[7]])})
     image = ours.layout.slice("tok_image")

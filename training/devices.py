@@ -15,6 +15,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from training.kinship import KinshipConfig
 from training.objective import (
     MaskedModelling,
     checkpoint_activations,
@@ -92,12 +93,14 @@ def launch(
     return fabric
 
 
-def build(config: TransformerConfig, *, seed: int) -> MaskedModelling:
+def build(
+    config: TransformerConfig, *, seed: int, kinship: KinshipConfig | None = None
+) -> MaskedModelling:
     """A model of any size, without memory for its weights until `set_up`."""
     with without_memory():
         transformer = Transformer(config)
     freeze_unused(transformer)
-    module = MaskedModelling(transformer)
+    module = MaskedModelling(transformer, kinship)
     names = {id(parameter): name for name, parameter in transformer.named_parameters()}
     module.prepare = lambda part: _materialise(part, seed, names)
     return module

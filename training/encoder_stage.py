@@ -12,9 +12,10 @@ from pathlib import Path
 
 from training import artifact, pretraining
 from training.devices import launch
+from training.pretraining_report import Progress as TrainingProgress
 from training.processes import is_first
 from training.recipe import Recipe
-from training.stages import Figures, Progress, report
+from training.stages import Figures, Progress, open_labels, report
 from training.tokenizing import open_data, tokenize_data
 
 
@@ -54,7 +55,7 @@ def train_encoder(
     fabric.barrier()
     sets = open_data(recipe, out)
 
-    def show(now: pretraining.Progress) -> None:
+    def show(now: TrainingProgress) -> None:
         streams = "".join(f", {key} {loss:.2f}" for key, loss in now.streams.items())
         speed = ""
         if now.tokens_per_second:
@@ -66,7 +67,7 @@ def train_encoder(
         progress(what + streams + speed + left, now.done)
 
     transformer, trained = pretraining.pretrain(
-        model, sets, training, out, fabric=fabric, progress=show
+        model, sets, training, out, labels=open_labels(recipe, out), fabric=fabric, progress=show
     )
     figures: Figures = {
         "parameters": sum(tensor.numel() for tensor in transformer.parameters()),

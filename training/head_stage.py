@@ -24,10 +24,19 @@ import torch
 from training import artifact, cohort, encoder, search_head
 from training.augmentation import AugmentationConfig, disturb
 from training.cohort import Sighting
+from training.labels import object_numbers
 from training.observations import Observation
 from training.recipe import Recipe
 from training.search_head import NothingToLearn, ViewVectors
-from training.stages import Figures, Progress, in_processes, made_from, prepare_data, report
+from training.stages import (
+    Figures,
+    Progress,
+    in_processes,
+    made_from,
+    open_labels,
+    prepare_data,
+    report,
+)
 from training.surveys import reader
 
 VECTORS = "vectors.npz"
@@ -57,10 +66,11 @@ def train_search_head(
         max_objects=settings.max_objects,
         seed=settings.seed,
     )
-    data = _read_vectors(out / VECTORS, origin)
-    if data is None:
-        data = _embed(recipe, out, files, num_workers, progress)
-        _write_vectors(out / VECTORS, data, origin)
+    embedded = _read_vectors(out / VECTORS, origin)
+    if embedded is None:
+        embedded = _embed(recipe, out, files, num_workers, progress)
+        _write_vectors(out / VECTORS, *embedded, origin)
+    data, object_ids = embedded
     figures: Figures = {
         "encoder": frozen.hash,
         "vectors": {view: len(part.objects) for view, part in data.items()},
@@ -73,6 +83,7 @@ def train_search_head(
         head, fitted = search_head.fit(
             data,
             settings.training,
+            labels=open_labels(recipe, out).of(object_numbers(object_ids)),
             progress=lambda done, step, loss: progress(
                 f"training the search head, step {step:,}, loss {loss:.2f}", done
             ),
@@ -106,7 +117,8 @@ class _Task:
 
 def _embed(
     recipe: Recipe, out: Path, files: Sequence[Path], num_workers: int | None, progress: Progress
-) -> dict[str, ViewVectors]:
+) -> tuple[dict[str, ViewVectors], list[str]]:
+    """Vectors of each view, and the object ids of the objects by their numbers."""
     survey, settings = recipe.data.survey, recipe.search_head
     looks = [(survey, file) for file in files]
     sightings = [
@@ -117,10 +129,11 @@ def _embed(
     if not sightings:
         raise ValueError(f"no object could be read from {len(files):,} files of {survey}")
     chosen = choose(cohort.put_together(sightings), settings.max_objects)
+    places = [tuple((each.file, each.source_part) for each in mine) for mine in chosen]
     tasks = [
         _Task(
             survey,
-            tuple(enumerate(chosen[start : start + OBJECTS_A_TASK], start=start)),
+            tuple(enumerate(places[start : start + OBJECTS_A_TASK], start=start)),
             settings.augmentation,
             settings.copies,
             settings.seed,
@@ -133,10 +146,10 @@ def _embed(
     data = _join(parts)
     if not data:
         raise ValueError(f"the encoder in {out} reads nothing of {len(chosen):,} objects")
-    return data
+    return data, [mine[0].object_id for mine in chosen]
 
 
-def choose(objects: Sequence[Sequence[Sighting]], num: int) -> list[tuple[Place, ...]]:
+def choose(objects: Sequence[Sequence[Sighting]], num: int) -> list[Sequence[Sighting]]:
     """At most so many objects: first those of several surveys, the others spread over all.
 
     Only objects that two surveys saw can teach what is close across surveys.
@@ -145,8 +158,7 @@ def choose(objects: Sequence[Sequence[Sighting]], num: int) -> list[tuple[Place,
     alone = [mine for mine in objects if len({each.survey for each in mine}) == 1]
     left = max(0, num - len(across))
     picked = np.unique(np.linspace(0, len(alone) - 1, min(left, len(alone))).round().astype(int))
-    some = [*across[:num], *(alone[number] for number in picked)]
-    return [tuple((each.file, each.source_part) for each in mine) for mine in some]
+    return [*across[:num], *(alone[number] for number in picked)]
 
 
 _encoders: list[encoder.Encoder] = []  # what a worker process loads once for all its tasks
@@ -237,8 +249,13 @@ def _join(parts: Sequence[dict[str, ViewVectors]]) -> dict[str, ViewVectors]:
     }
 
 
-def _write_vectors(file: Path, data: dict[str, ViewVectors], origin: str) -> None:
-    arrays: dict[str, np.ndarray] = {"made_from": np.array(origin)}
+def _write_vectors(
+    file: Path, data: dict[str, ViewVectors], object_ids: Sequence[str], origin: str
+) -> None:
+    arrays: dict[str, np.ndarray] = {
+        "made_from": np.array(origin),
+        "object_ids": np.array(object_ids),
+    }
     for view, part in data.items():
         arrays |= {
             f"objects/{view}": part.objects,
@@ -251,15 +268,16 @@ def _write_vectors(file: Path, data: dict[str, ViewVectors], origin: str) -> Non
     os.replace(partial, file)
 
 
-def _read_vectors(file: Path, origin: str) -> dict[str, ViewVectors] | None:
+def _read_vectors(file: Path, origin: str) -> tuple[dict[str, ViewVectors], list[str]] | None:
     """Vectors of an earlier run; None where there are none, or of other settings."""
     if not file.is_file():
         return None
     with np.load(file, allow_pickle=False) as stored:
         views = [view for view in encoder.VIEWS if f"surveys/{view}" in stored.files]
-        if not views or str(stored["made_from"]) != origin:
+        there = views and "object_ids" in stored.files
+        if not there or str(stored["made_from"]) != origin:
             return None
-        return {
+        data = {
             view: ViewVectors(
                 objects=stored[f"objects/{view}"],
                 vectors=stored[f"vectors/{view}"],
@@ -267,3 +285,4 @@ def _read_vectors(file: Path, origin: str) -> dict[str, ViewVectors] | None:
             )
             for view in views
         }
+        return data, stored["object_ids"].tolist()

@@ -18,13 +18,14 @@ from jaxtyping import Bool, Int, Int64
 from numpy import ndarray
 from torch import Tensor
 
+from training.labels import NO_LABELS, Labels
 from training.masking import Chance, MaskingConfig, sample_masks
 from training.modalities import STREAM
-from training.shards import TokenSet, TokenShard
+from training.row_order import RowOrder
+from training.shards import TokenSet
 from training.transformer import Layout, is_sequence
 from training.transformer_config import TransformerConfig
 
-SHARDS_A_BLOCK = 16  # shuffled together; the order of blocks is shuffled too
 AHEAD = 2  # steps that are made while one is trained on
 # A sequence is fed its first sentinel (after 4 special codes) before its first asked code.
 START_CODE = 4
@@ -45,6 +46,8 @@ class Batch:
     asked: Int[Tensor, " asked"]  # places in (row, target), stream after stream
     codes: Int[Tensor, " asked"]  # true codes there
     counts: tuple[int, ...]  # asked tokens of each stream
+    objects: Int64[Tensor, " row"] | None  # with `labels`: what kinship asks for
+    labels: Bool[Tensor, "row label"] | None
     origin: Int64[ndarray, "row 3"]  # data set, shard, row
 
     def tensors(self) -> dict[str, Tensor]:
@@ -84,6 +87,8 @@ class LoaderConfig:
     max_validation_rows: int = 8192
     seed: int = 0
     fixed_shape: bool = False  # pad to the budgets, so that a compiled model sees one shape
+    rows_per_object: int = 1  # that follow each other in a batch: its copies, each with its mask
+    kinship: bool = False  # whether batches tell objects and labels
 
 
 class Loader:
@@ -102,11 +107,15 @@ class Loader:
         *,
         rank: int = 0,
         world_size: int = 1,
+        labels: Labels = NO_LABELS,
     ) -> None:
-        if config.batch_size % world_size:
+        if config.batch_size % (world_size * config.rows_per_object):
+            of_each = f", {config.rows_per_object} rows of each object"
             raise ValueError(
                 f"batch_size {config.batch_size} cannot be shared evenly by {world_size} processes"
+                + (of_each if config.rows_per_object > 1 else "")
             )
+        self._labels = labels
         for each in sets:
             each.check(model.domains_in)
         seen = {key for each in sets for shard in each.shards for key in shard.tokens}
@@ -121,7 +130,10 @@ class Loader:
         kinds = [STREAM[key].kind for key in keys]
         self._kind_of_stream = torch.tensor([kinds.index(kind) for kind in kinds])
         self._sequences = {key: self.layout.slice(key) for key in keys if is_sequence(key)}
-        self._orders = [_Order(each, keys, number, config) for number, each in enumerate(sets)]
+        self._orders = [
+            RowOrder(each, keys, number, validation_share=config.validation_share, seed=config.seed)
+            for number, each in enumerate(sets)
+        ]
         weights = np.array([each.weight for each in sets], dtype=np.float64)
         usable = np.array([order.num_rows > 0 for order in self._orders])
         if not (weights * usable).sum():
@@ -166,8 +178,8 @@ class Loader:
             yield from self._batches(0, mine, origin[mine.start : mine.stop])
 
     def _draw(self, number: int, position: Position) -> Int64[ndarray, "place 2"]:
-        """Data set, and which of its rows in their order, for every place of a step's batch."""
-        size = self.config.batch_size
+        """Data set, and which of its rows in their order, for every object of a step's batch."""
+        size = self.config.batch_size // self.config.rows_per_object
         chance = np.random.default_rng([self.config.seed, number]).random(size)
         which = np.searchsorted(self._shares, chance, side="right")
         nth = np.empty(size, dtype=np.int64)
@@ -177,14 +189,16 @@ class Loader:
         return np.column_stack([which, nth])
 
     def _make(self, number: int, drawn: Int64[ndarray, "place 2"], position: Position) -> Step:
+        copies = self.config.rows_per_object
         share = len(drawn) // self.world_size
-        mine = range(self.rank * share, (self.rank + 1) * share)
-        some = drawn[mine.start : mine.stop]
-        origin = np.empty((share, 3), dtype=np.int64)
+        some = drawn[self.rank * share : (self.rank + 1) * share]
+        mine = range(self.rank * share * copies, (self.rank + 1) * share * copies)
+        origin = np.empty((share, copies, 3), dtype=np.int64)
         for each, order in enumerate(self._orders):
             rows = np.flatnonzero(some[:, 0] == each)
-            origin[rows] = np.column_stack([np.full(len(rows), each), order.at(some[rows, 1])])
-        batches = tuple(self._batches(number, mine, origin))
+            origin[rows, :, 0] = each
+            origin[rows, :, 1:] = order.copies(order.at(some[rows, 1]), copies)
+        batches = tuple(self._batches(number, mine, origin.reshape(-1, 3)))
         return Step(number, batches, _advanced(position, drawn, self.sets))
 
     def _batches(
@@ -196,6 +210,9 @@ class Loader:
 
     def _batch(self, number: int, places: range, origin: Int64[ndarray, "row 3"]) -> Batch:
         ids, available = self._read(origin)
+        objects = labels = None
+        if self.config.kinship and number:
+            objects, labels = self._known(origin)
         chance = Chance.draw(
             self.config.seed, number, places,
             num_positions=self.layout.total, num_streams=len(self.layout.keys),
@@ -231,6 +248,8 @@ class Loader:
             asked=asked,
             codes=codes,
             counts=tuple(counts[1:]),
+            objects=objects,
+            labels=labels,
             origin=origin,
         )
 
@@ -258,6 +277,16 @@ class Loader:
                 available[mine, where] = there
         return torch.from_numpy(ids), torch.from_numpy(available)
 
+    def _known(
+        self, origin: Int64[ndarray, "row 3"]
+    ) -> tuple[Int64[Tensor, " row"], Bool[Tensor, "row label"]]:
+        """Number and labels of the object of each row; of a pair's, those of its first part."""
+        objects = np.array(
+            [self.sets[number].shards[shard].objects[row, 0] for number, shard, row in origin],
+            dtype=np.int64,
+        )
+        return torch.from_numpy(objects), torch.from_numpy(self._labels.of(objects))
+
     def _in_sequence(
         self,
         targets: Int[Tensor, "row target"],
@@ -276,88 +305,6 @@ class Loader:
             previous = torch.where(mine, before, previous)
             targets = torch.where(mine, targets - first + where.start, targets)
         return targets, previous
-
-
-class _Order:
-    """The rows of one set in the order in which they are drawn, epoch after epoch."""
-
-    def __init__(
-        self, tokens: TokenSet, keys: Sequence[str], number: int, config: LoaderConfig
-    ) -> None:
-        self._tokens, self._keys, self._number, self._config = tokens, keys, number, config
-        self._sizes = np.array(
-            [len(self._rows(shard, held=False)) for shard in tokens.shards], dtype=np.int64
-        )
-        self.num_rows = int(self._sizes.sum())
-        self._cached: dict[tuple[int, int], ndarray] = {}
-
-    def at(self, nth: Int64[ndarray, " n"]) -> Int64[ndarray, "n 2"]:
-        """Shard and row of the nth rows drawn."""
-        found = np.empty((len(nth), 2), dtype=np.int64)
-        if not len(nth):
-            return found
-        for epoch in np.unique(nth // self.num_rows).tolist():
-            mine = np.flatnonzero(nth // self.num_rows == epoch)
-            within = nth[mine] % self.num_rows
-            shards = self._rng(epoch, 0).permutation(len(self._sizes))
-            ends = np.cumsum(self._sizes[shards])
-            last = np.minimum(
-                np.arange(SHARDS_A_BLOCK, len(ends) + SHARDS_A_BLOCK, SHARDS_A_BLOCK), len(ends)
-            )
-            ends = ends[last - 1]  # of blocks
-            block = np.searchsorted(ends, within, side="right")
-            for one in np.unique(block).tolist():
-                here = block == one
-                start = ends[one - 1] if one else 0
-                found[mine[here]] = self._block(epoch, one, shards)[within[here] - start]
-        return found
-
-    def held_out(self, most: int) -> Int64[ndarray, "n 2"]:
-        """Shard and row of held-out rows, from shards in a random order."""
-        parts = [np.empty((0, 2), dtype=np.int64)]
-        if self._config.validation_share:
-            for index in self._rng(0, 0).permutation(len(self._sizes)):
-                rows = self._rows(self._tokens.shards[index], held=True)
-                parts.append(np.column_stack([np.full(len(rows), index), rows]))
-                if sum(map(len, parts)) >= most:
-                    break
-        return np.concatenate(parts)[:most]
-
-    def _block(
-        self, epoch: int, block: int, shards: Int64[ndarray, " shard"]
-    ) -> Int64[ndarray, "n 2"]:
-        if (epoch, block) not in self._cached:
-            if len(self._cached) > 1:
-                self._cached.pop(next(iter(self._cached)))
-            parts = []
-            for index in shards[block * SHARDS_A_BLOCK : (block + 1) * SHARDS_A_BLOCK]:
-                rows = self._rows(self._tokens.shards[index], held=False)
-                parts.append(np.column_stack([np.full(len(rows), index), rows]))
-            pool = np.concatenate(parts)
-            self._cached[epoch, block] = self._rng(epoch, 1 + block).permutation(pool)
-        return self._cached[epoch, block]
-
-    def _rng(self, epoch: int, part: int) -> np.random.Generator:
-        return np.random.default_rng([self._config.seed, self._number, epoch, part])
-
-    def _rows(self, shard: TokenShard, *, held: bool) -> Int64[ndarray, " row"]:
-        """Rows with something to show and something to ask, on one side of the split."""
-        lengths = np.zeros(len(shard), dtype=np.int64)
-        for key in self._keys:
-            if key in shard.lengths:
-                lengths += shard.lengths[key]
-        is_held = is_held_out(shard.objects, self._config.validation_share)
-        return np.flatnonzero((lengths > 1) & (is_held == held))
-
-
-def is_held_out(objects: Int64[ndarray, "row part"], share: float) -> Bool[ndarray, " row"]:
-    """Whether rows are kept for validation: a property of their objects, in every data set."""
-    # the finaliser of splitmix64, so that numbers need not be random themselves
-    mixed = objects.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    uniform = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) / 2**53
-    return np.any(uniform < share, axis=1)
 
 
 def _advanced(

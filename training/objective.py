@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from training.kinship import KinshipConfig, kinship_loss, pooled
 from training.loader import Batch
 from training.pretraining_config import LossKind
 from training.transformer import Encoded, Transformer, is_sequence
@@ -22,9 +23,10 @@ class MaskedModelling(nn.Module):
     which parameters have gradients.
     """
 
-    def __init__(self, transformer: Transformer) -> None:
+    def __init__(self, transformer: Transformer, kinship: KinshipConfig | None = None) -> None:
         super().__init__()
         self.transformer = transformer
+        self.kinship = kinship
         # draws those weights of a part that have no memory yet; None = all have
         self.prepare: Callable[[nn.Module], None] | None = None
 
@@ -39,8 +41,10 @@ class MaskedModelling(nn.Module):
         asked: Int[Tensor, " asked"],
         codes: Int[Tensor, " asked"],
         counts: Sequence[int],
-    ) -> Float[Tensor, " stream"]:
-        """Summed cross-entropy of the asked tokens of each stream, in nats."""
+        objects: Int64[Tensor, " row"] | None = None,
+        labels: Bool[Tensor, "row label"] | None = None,
+    ) -> Float[Tensor, " loss"]:
+        """Summed cross-entropy of the asked tokens of each stream, in nats; after them kinship."""
         transformer = self.transformer
         encoded: Encoded = transformer.encode_selected(shown, positions, valid)
         states = transformer.decode(encoded, targets, target_valid, previous=previous)
@@ -53,14 +57,17 @@ class MaskedModelling(nn.Module):
                 continue
             logits = transformer.logits(key, mine).float()
             sums.append(F.cross_entropy(logits, true, reduction="sum"))
+        if self.kinship is not None and objects is not None and labels is not None:
+            vectors = pooled(encoded.outputs, encoded.valid)
+            sums.append(kinship_loss(vectors, objects, labels, self.kinship))
         return torch.stack(sums)
 
 
-def losses(module: nn.Module, batch: Batch) -> Float[Tensor, " stream"]:
+def losses(module: nn.Module, batch: Batch) -> Float[Tensor, " loss"]:
     """The forward pass of MaskedModelling, or of what wraps it."""
     sums: Tensor = module(
         batch.shown, batch.positions, batch.valid, batch.targets, batch.target_valid,
-        batch.previous, batch.asked, batch.codes, batch.counts,
+        batch.previous, batch.asked, batch.codes, batch.counts, batch.objects, batch.labels,
     )  # fmt: skip
     return sums
 

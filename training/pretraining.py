@@ -11,7 +11,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,11 @@ from training import checkpoint
 from training.artifact import dump_config
 from training.checkpoint import State
 from training.devices import build, launch, set_up
+from training.labels import NO_LABELS, Labels
 from training.loader import Loader, LoaderConfig, Step
 from training.objective import losses, token_weights
 from training.pretraining_config import MAY_CHANGE, PretrainingConfig
+from training.pretraining_report import PretrainingReport, Progress
 from training.schedule import rate_share, share_done
 from training.shards import TokenSet
 from training.tensor_file import write_tensors
@@ -37,36 +38,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from lightning_fabric.wrappers import _FabricModule
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PretrainingReport:
-    """What a run reached. Losses are cross-entropies in nats a token, on held-out objects."""
-
-    steps: int
-    seconds: float
-    objects_per_second: float
-    tokens_per_second: float
-    mfu: float  # of the last stretch between two lines of the curve
-    data_wait: float  # share of that time
-    world_size: int
-    loss: Mapping[str, float]  # stream -> loss; streams that never came are absent
-
-    def perplexity(self) -> dict[str, float]:
-        """exp(loss): among how many equally likely codes the model is left to choose."""
-        return {key: math.exp(value) for key, value in self.loss.items()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """Where a run is after a step."""
-
-    done: float  # share of the run, 1 at its end
-    step: int
-    loss: float  # of this step, of this process's objects
-    seconds_left: float
-    streams: Mapping[str, float]  # losses, means up to the last line of the curve
-    tokens_per_second: float  # 0 before the first line
-    mfu: float
+KINSHIP = "kinship"  # the name of its loss, beside those of streams
 
 
 class LossNotFinite(ValueError):
@@ -79,6 +51,7 @@ def pretrain(
     config: PretrainingConfig,
     folder: Path,
     *,
+    labels: Labels = NO_LABELS,
     fabric: Fabric | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Transformer, PretrainingReport]:
@@ -89,6 +62,7 @@ def pretrain(
         sets: Tokens of all objects; several sets are mixed by their weights.
         config: How long and how fast.
         folder: Receives the curves and checkpoints; a checkpoint found there is resumed.
+        labels: What is known of objects, for kinship.
         fabric: From `devices.launch`; None launches one as the configuration says.
         progress: Called after each step, in the first process alone.
 
@@ -97,15 +71,15 @@ def pretrain(
         one without weights), and what the run reached.
 
     Raises:
-        ValueError: the shards do not fit the model or leave no row to train on, or a checkpoint is
-            of another configuration.
+        ValueError: the shards do not fit the model or leave no row to train on, kinship asks for
+            labels and there are none, or a checkpoint is of another configuration.
         LossNotFinite: names the file that holds the batch.
     """
     torch.set_num_threads(config.num_threads)
     folder.mkdir(parents=True, exist_ok=True)
     if fabric is None:
         fabric = launch(device=config.device, strategy=config.strategy, precision=config.precision)
-    run = _Run.begin(model, sets, config, folder, fabric)
+    run = _Run.begin(model, sets, config, folder, fabric, labels)
     report = run.train(progress)
     return run.result(), report
 
@@ -128,7 +102,8 @@ class _Run:
         self.optimizer, self.loader, self.config = optimizer, loader, config
         self.folder, self.settings = folder, settings
         self.step, self.spent, self.position = 0, 0.0, loader.start()
-        zeros = torch.zeros(len(loader.layout.keys), dtype=torch.float64, device=fabric.device)
+        self.keys = (*loader.layout.keys, *([KINSHIP] if config.kinship is not None else []))
+        zeros = torch.zeros(len(self.keys), dtype=torch.float64, device=fabric.device)
         self.sums, self.counts = zeros, zeros.clone()  # since the curve's last line
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
         self.meter = Meter(peak_flops(fabric.device, dtype=dtype))
@@ -143,8 +118,15 @@ class _Run:
         config: PretrainingConfig,
         folder: Path,
         fabric: Fabric,
+        labels: Labels,
     ) -> _Run:
         """Set up a run, and put it where its newest checkpoint stands."""
+        kinship = config.kinship
+        if kinship is not None and kinship.label_share and not len(labels):
+            raise ValueError(
+                f"kinship.label_share is {kinship.label_share:g}, and no labels are given: name "
+                "them under [data.labels]"
+            )
         loader = Loader(
             sets,
             model,
@@ -156,15 +138,18 @@ class _Run:
                 max_validation_rows=config.max_validation_rows,
                 seed=config.seed,
                 fixed_shape=config.compile,
+                rows_per_object=1 if kinship is None else kinship.rows_per_object,
+                kinship=kinship is not None,
             ),
             rank=fabric.global_rank,
             world_size=fabric.world_size,
+            labels=labels,
         )
-        settings = _describe(model, sets, config)
+        settings = _describe(model, sets, config, labels)
         resumed = checkpoint.newest(folder)
         if resumed is not None:
             checkpoint.check_same_run(*resumed, settings)
-        module = build(model, seed=config.seed)
+        module = build(model, seed=config.seed, kinship=kinship)
         wrapped, optimizer = set_up(
             fabric, module,
             learning_rate=config.learning_rate, weight_decay=config.weight_decay,
@@ -185,7 +170,7 @@ class _Run:
         from training.curves import Curves
 
         config, first = self.config, self.fabric.global_rank == 0
-        curves = Curves(self.folder, self.loader.layout.keys, step=self.step) if first else None
+        curves = Curves(self.folder, self.keys, step=self.step) if first else None
         begun, begun_at = time.monotonic(), self.step
         started = begun - self.spent
         done = self._done(self.spent)
@@ -237,7 +222,11 @@ class _Run:
         agreed = self._summed(torch.cat([counts, counts.new_tensor([seconds])]))
         seconds = float(agreed[-1]) / self.fabric.world_size
         # gradients are averaged over processes, the loss is summed over the whole batch
-        weights = token_weights(agreed[:-1], config.loss).to(device) * self.fabric.world_size
+        weights = token_weights(agreed[:-1], config.loss)
+        if config.kinship is not None:
+            weights = torch.cat([weights, weights.new_tensor([config.kinship.weight])])
+            counts = torch.cat([counts, counts.new_tensor([1 / self.fabric.world_size])])
+        weights = weights.to(device) * self.fabric.world_size
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros_like(self.sums)
         total, work = torch.zeros((), device=device), Work(0, 0.0)
@@ -275,11 +264,14 @@ class _Run:
         self.rates = dict(zip(rates, shared[2 * num :], strict=True))
         for name in ("mfu", "data_wait"):
             self.rates[name] /= self.fabric.world_size
-        keys = self.loader.layout.keys
-        self.streams = _means(keys, sums, counts)
-        loss = sum(sums) / max(sum(counts), 1)
+        self.streams = _means(self.keys, sums, counts)
+        num_streams = len(self.loader.layout.keys)
+        loss = sum(sums[:num_streams]) / max(sum(counts[:num_streams]), 1)
         if self.config.loss == "modality":
-            loss = sum(self.streams.values()) / max(len(self.streams), 1)
+            of_streams = [each for key, each in self.streams.items() if key != KINSHIP]
+            loss = sum(of_streams) / max(len(of_streams), 1)
+        if self.config.kinship is not None:
+            loss += self.config.kinship.weight * self.streams[KINSHIP]
         if curves is not None:
             line = {**numbers, "loss": loss, **self.rates, **self.streams}
             curves.write(self.step, "train", line)
@@ -288,7 +280,9 @@ class _Run:
 
     def _evaluate(self) -> dict[str, float]:
         """Losses of the held-out rows by stream."""
-        sums, counts = torch.zeros_like(self.sums), torch.zeros_like(self.counts)
+        keys = self.loader.layout.keys
+        sums = torch.zeros(len(keys), dtype=torch.float64, device=self.fabric.device)
+        counts = torch.zeros_like(sums)
         self.wrapped.eval()
         with torch.no_grad():
             for batch in self.loader.held_out():
@@ -296,7 +290,7 @@ class _Run:
                 counts += torch.tensor(batch.counts, device=counts.device)
         self.wrapped.train()
         shared = self._summed(torch.cat([sums, counts])).tolist()
-        return _means(self.loader.layout.keys, shared[: len(sums)], shared[len(sums) :])
+        return _means(keys, shared[: len(sums)], shared[len(sums) :])
 
     def _checkpoint(self, seconds: float) -> None:
         first = self.fabric.global_rank == 0
@@ -342,8 +336,7 @@ class _Run:
         for number, batch in enumerate(step.batches):
             named = batch.tensors() | {"origin": torch.from_numpy(batch.origin)}
             tensors |= {f"{number}.{name}": tensor for name, tensor in named.items()}
-        keys = self.loader.layout.keys
-        per_stream = dict(zip(keys, sums.tolist(), strict=True))
+        per_stream = dict(zip(self.keys, sums.tolist(), strict=True))
         write_tensors(
             file,
             tensors,
@@ -380,7 +373,10 @@ def _means(keys: Sequence[str], sums: Sequence[float], counts: Sequence[float]) 
 
 
 def _describe(
-    model: TransformerConfig, sets: Sequence[TokenSet], config: PretrainingConfig
+    model: TransformerConfig,
+    sets: Sequence[TokenSet],
+    config: PretrainingConfig,
+    labels: Labels,
 ) -> dict[str, Any]:
     """What a checkpoint must have in common with the run that resumes it, as JSON values."""
     training = {k: v for k, v in dump_config(config).items() if k not in MAY_CHANGE}
@@ -388,4 +384,5 @@ def _describe(
         "model": dump_config(model),
         "training": training,
         "data": {each.name: {"rows": len(each), "weight": each.weight} for each in sets},
+        "labels": {"names": list(labels.names), "objects": len(labels)},
     }

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from training.kinship import KinshipConfig
 from training.masking import MaskingConfig
 
 Precision = Literal["float32", "bfloat16"]
@@ -29,6 +30,7 @@ class PretrainingConfig:
     """How a transformer is trained."""
 
     masking: MaskingConfig = MaskingConfig()
+    kinship: KinshipConfig | None = None  # absent from AION-1
     steps: int = Field(default=20_000, gt=0)
     max_seconds: float | None = Field(
         default=None, gt=0
@@ -58,5 +60,10 @@ class PretrainingConfig:
             raise ValueError(
                 f"micro_batch_size {self.micro_batch_size} is more than the batch_size "
                 f"{self.batch_size} that it is a part of"
+            )
+        if self.kinship is not None and self.micro_batch_size is not None:
+            raise ValueError(
+                "kinship compares all rows of a batch: it cannot be made of parts, as "
+                f"micro_batch_size {self.micro_batch_size} asks"
             )
         return self

@@ -51,6 +51,14 @@ class DataSetRecipe:
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CHECKED)
+class LabelsRecipe:
+    """A table of what is known of objects, for the losses that ask for labels."""
+
+    file: Path | None = None  # CSV with object_id and columns of 0 and 1; None: the simulated sky's
+    columns: tuple[str, ...] = ()  # empty: all
+
+
+@checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CHECKED)
 class DataRecipe:
     """What to train on: files of a survey, a mixture of such, or a sky that is simulated first.
 
@@ -61,11 +69,14 @@ class DataRecipe:
     sources: tuple[Path, ...] = ()  # empty, and no sets: simulate `sky` into <out>/sky
     sky: dict[str, Any] = field(default_factory=dict)  # settings of the simulated sky (SkyConfig)
     sets: tuple[DataSetRecipe, ...] = ()  # the mixture, instead of `sources`
+    labels: LabelsRecipe | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> DataRecipe:
         if self.sets and (self.sources or self.sky):
             raise ValueError("sets: give sources or a sky, or sets, not both")
+        if self.labels is not None and self.labels.file is None and (self.sets or self.sources):
+            raise ValueError("labels: name their file, for no sky is simulated")
         names = [each.name for each in self.sets]
         twice = [name for name in names if names.count(name) > 1]
         if twice:

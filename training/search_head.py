@@ -19,13 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 from numpy import ndarray
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.kinship import shared_out
 from training.pairing import ViewVectors, pairings, shares
 
 __all__ = [
@@ -166,6 +167,7 @@ class HeadFitConfig:
     # objects. What is left goes to copies within one survey.
     across_views: float | None = Field(default=None, ge=0, le=1)
     across_surveys: float | None = Field(default=None, ge=0, le=1)
+    label_share: float = Field(default=0.0, ge=0, le=1)  # of what belongs together: by label
     max_seconds: float = Field(default=120.0, gt=0)
     seed: int = 0
 
@@ -241,6 +243,7 @@ def fit(
     data: Mapping[str, ViewVectors],
     config: HeadFitConfig,
     *,
+    labels: Bool[ndarray, "object label"] | None = None,
     device: str = "cpu",
     progress: Callable[[float, int, float], None] | None = None,
 ) -> tuple[SearchHead, HeadReport]:
@@ -250,6 +253,8 @@ def fit(
         data: Vectors of each view. An object pairs with itself within a survey of a view where it
             comes twice, and across any two surveys and views that it has.
         config: How long and how fast.
+        labels: What is known of each object, by its number, for config.label_share; all False:
+            nothing.
         device: Where it is trained; the head comes back to the CPU.
         progress: Called after each step with (share of the run done, step, loss).
 
@@ -258,7 +263,10 @@ def fit(
 
     Raises:
         NothingToLearn: no object has two vectors.
+        ValueError: label_share without a label.
     """
+    if config.label_share and (labels is None or not labels.any()):
+        raise ValueError(f"label_share is {config.label_share:g}, and no object has a label")
     started = time.monotonic()
     found = pairings(data)
     if not found:
@@ -268,6 +276,7 @@ def fit(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)  # initial weights and dropout
         head = _new_head(data, config).to(device)
+        known = torch.from_numpy(np.zeros((0, 0)) if labels is None else labels).float().to(device)
         tensors = {view: torch.from_numpy(part.vectors).to(device) for view, part in data.items()}
         optimizer = torch.optim.AdamW(
             head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -288,7 +297,12 @@ def fit(
             )
             logits = a @ b.T / config.temperature
             truth = torch.arange(len(a), device=device)
-            loss = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
+            wanted = torch.eye(len(a), device=device)
+            if config.label_share:
+                mine = known[torch.from_numpy(data[pairing.left[0]].objects[rows[0]]).to(device)]
+                alike = (mine @ mine.T > 0) & ~wanted.bool()
+                wanted = shared_out(wanted.bool(), alike, config.label_share)
+            loss = (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimizer.step()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from training.artifact import write_text
+from training.labels import NO_LABELS, Labels, read_labels
 from training.observations import ObservationBatch
 from training.processes import end_with_parent
 from training.recipe import DataSetRecipe, Recipe, sky_config
@@ -56,6 +57,18 @@ def files_of(recipe: Recipe, single: DataSetRecipe, out: Path) -> list[Path]:
     survey = reader(recipe.data.survey)
     sources = single.sources or (out / SKY,)
     return [file for source in sources for file in survey.list_files(source)]
+
+
+def open_labels(recipe: Recipe, out: Path) -> Labels:
+    """The labels that a recipe names, once `prepare_data` was there; none where it names none.
+
+    Raises:
+        ValueError: as read_labels.
+    """
+    named = recipe.data.labels
+    if named is None:
+        return NO_LABELS
+    return read_labels(named.file or out / SKY / "labels.csv", named.columns)
 
 
 def made_from(files: Sequence[Path], recipe: Recipe, **settings: object) -> str:

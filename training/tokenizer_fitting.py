@@ -52,6 +52,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("as_hsc", 0, 1),
     ("crop_pixels", 1, IMAGE_SIZE),
     ("crop_until", 0, 1),
+    ("label_weight", 0, 1e6),
     ("mask_weight", 0, 1e6),
     ("commitment_weight", 0, 1e6),
     ("entropy_weight", 0, 1e6),
@@ -87,6 +88,7 @@ class FitConfig:
     as_hsc: float = 0.15  # chance that DES bands stand in for HSC's, where there is no HSC data
     crop_pixels: int = 64  # side of the centre that is seen ...
     crop_until: float = 0.0  # ... up to this share of the fit; whole images after it
+    label_weight: float = 0.0  # of telling an image's labels from its codes, where it has some
     # Spectra only.
     mask_weight: float = 0.1
     commitment_weight: float = 0.25
@@ -180,6 +182,7 @@ def descend(
     num_items: int,
     folder: Path | None,
     progress: Progress | None,
+    reader: nn.Module | None = None,
 ) -> list[float]:
     """Take the steps; leaves the tokenizer in evaluation mode on the CPU, saved in the folder.
 
@@ -191,16 +194,19 @@ def descend(
         num_items: What is fitted on; a checkpoint of other data is refused.
         folder: Where all is written, if anywhere; an interrupted fit found there goes on.
         progress: Called after every step.
+        reader: What the loss reads codes with; fitted too, and not kept.
 
     Raises:
         ValueError: the loss is not finite, or the checkpoint is of another fit.
     """
+    beside = {} if reader is None else {"reader": reader}
     optimizer = torch.optim.AdamW(
-        tokenizer.parameters(), lr=fit.learning_rate, betas=(0.9, 0.98),
-        weight_decay=fit.weight_decay,
+        nn.ModuleDict({"last": tokenizer, **beside}).parameters(),
+        lr=fit.learning_rate, betas=(0.9, 0.98), weight_decay=fit.weight_decay,
     )  # fmt: skip
     average = _averaged(tokenizer, fit.average) if fit.average else None
     trained = nn.ModuleDict({"last": tokenizer} | ({"average": average} if average else {}))
+    trained.update(beside)
     run = {
         "model": dump_config(tokenizer.config),
         "fit": dump_config(fit),

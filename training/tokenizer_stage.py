@@ -12,11 +12,12 @@ from typing import TypeVar
 
 from training.field_fitting import fit_field_tokenizer
 from training.image_fitting import fit_image_tokenizer
+from training.labels import object_numbers
 from training.modalities import STREAM
 from training.recipe import Recipe
 from training.scalar_fitting import fit_ellipses, fit_scalars
 from training.spectrum_fitting import fit_spectrum_tokenizer
-from training.stages import Figures, Progress, batches, prepare_data, report
+from training.stages import Figures, Progress, batches, open_labels, prepare_data, report
 from training.training_data import collect
 
 CATALOG = "catalog"
@@ -67,6 +68,7 @@ def fit_tokenizers(
         image = _section(recipe.image_tokenizer, "image_tokenizer", kinds["image"])
         found["image"] = fit_image_tokenizer(
             data.images, image.model, image.training, folder=out,
+            labels=open_labels(recipe, out).of(object_numbers(data.image_ids)),
             progress=_shown(progress, "image"),
         ).figures  # fmt: skip
     if "spectrum" in kinds:

@@ -48,6 +48,7 @@ class TrainingData:
     """What tokenizers are fitted on."""
 
     images: list[CompactImage] = field(default_factory=list)
+    image_ids: list[str] = field(default_factory=list)  # of the objects on these images
     spectra: list[Spectrum] = field(default_factory=list)
     fields: list[Field] = field(default_factory=list)
     ellipses: list[Ellipses] = field(default_factory=list)
@@ -68,6 +69,7 @@ def collect(
         for seen in batch.observations:
             if seen.image is not None and len(data.images) < max_images:
                 data.images.append(compact(seen.image))
+                data.image_ids.append(seen.object_id)
             if seen.spectrum is not None and len(data.spectra) < max_spectra:
                 data.spectra.append(seen.spectrum)
             if seen.object_mask is not None and len(data.fields) < max_fields:

@@ -7,16 +7,23 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from tests.training.token_data import FAST, MODEL
+from tests.training.token_data import FAST, MODEL, NUM
+from training.kinship import KinshipConfig
+from training.labels import Labels
 from training.pretraining import pretrain
 from training.pretraining_config import PretrainingConfig, Strategy
 from training.shards import TokenSet
 
 FIFTY = replace(
-    FAST, steps=50, batch_size=16, log_steps=1, checkpoint_steps=25, validation_share=0.05
-)
+    FAST, steps=50, batch_size=16, log_steps=1, checkpoint_steps=25, validation_share=0.05,
+    kinship=KinshipConfig(weight=0.5, label_share=0.5),
+)  # fmt: skip
+HALVES = Labels(
+    names=("even",), numbers=np.arange(NUM), table=np.arange(NUM)[:, None] % 2 == 0
+)  # half of the objects are known to be alike, of the others nothing is known
 
 
 def run(rank: int, world_size: int, port: int, folder: Path, out: str, strategy: Strategy) -> None:
@@ -32,7 +39,8 @@ def run(rank: int, world_size: int, port: int, folder: Path, out: str, strategy:
 def train(folder: Path, out: str, config: PretrainingConfig) -> None:
     """Train on the shards in a folder."""
     torch.set_num_threads(1)
-    pretrain(MODEL, [TokenSet.open(folder / "tokens", name="one")], config, folder / out)
+    sets = [TokenSet.open(folder / "tokens", name="one")]
+    pretrain(MODEL, sets, config, folder / out, labels=HALVES)
 
 
 if __name__ == "__main__":

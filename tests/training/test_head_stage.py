@@ -134,6 +134,6 @@ def test_objects_of_several_surveys_are_chosen_first() -> None:
 
     chosen = head_stage.choose([*alone, *both], 4)
 
-    assert chosen[0] == ((Path("hsc"), "99"), (Path("sdss"), "99"))
-    assert [places[0][1] for places in chosen[1:]] == ["0", "4", "9"]
+    assert list(chosen[0]) == both[0]
+    assert [mine[0].source_part for mine in chosen[1:]] == ["0", "4", "9"]
     assert len(head_stage.choose([*alone, *both], 100)) == 11

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from tests.training.token_data import DOMAINS, MASKING, MODEL, shard, write_set
-from training import loader as loader_module
-from training.loader import START_CODE, Batch, Loader, LoaderConfig, is_held_out
+from training import row_order
+from training.labels import Labels
+from training.loader import START_CODE, Batch, Loader, LoaderConfig
 from training.masking import MaskingConfig
+from training.row_order import is_held_out
 from training.shards import TokenSet, TokenShard
 from training.transformer_config import Domain, TransformerConfig
 
@@ -36,7 +38,7 @@ def origins(loader: Loader, num: int) -> np.ndarray:
 def test_every_row_comes_once_an_epoch_in_a_new_order(
     tokens: TokenSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader_module, "SHARDS_A_BLOCK", 2)
+    monkeypatch.setattr(row_order, "SHARDS_A_BLOCK", 2)
     loader = Loader([tokens], MODEL, replace(CONFIG, batch_size=10))
     held = np.concatenate([batch.origin for batch in loader.held_out()])
     rest = 300 - len(held)
@@ -62,6 +64,35 @@ def test_place_is_kept(tokens: TokenSet) -> None:
         assert one.after == other.after
         for name, tensor in one.batches[0].tensors().items():
             assert torch.equal(tensor, other.batches[0].tensors()[name])
+
+
+def test_copies_of_an_object_follow_each_other(tokens: TokenSet) -> None:
+    copied = shard(30)
+    copied = copied.take(np.repeat(np.arange(30), 3))
+    sets = [TokenSet(name="copied", shards=(copied,))]
+    known = Labels(names=("seven",), numbers=np.array([7]), table=np.array([[True]]))
+    config = replace(CONFIG, rows_per_object=2, kinship=True)
+    whole = batches(Loader(sets, MODEL, config, labels=known), 12)
+    for rank in (0, 1):
+        half = Loader(sets, MODEL, config, rank=rank, world_size=2, labels=known)
+        for batch, expected in zip(batches(half, 12), whole, strict=True):
+            mine = slice(rank * 10, rank * 10 + 10)
+            np.testing.assert_array_equal(batch.origin, expected.origin[mine])
+
+    for batch in whole:
+        first, second = batch.origin[::2, 2], batch.origin[1::2, 2]
+        assert (first // 3 == second // 3).all()
+        assert ((second - first) % 3 == 1).all()  # the next copy; after the third the first
+        assert batch.objects is not None
+        assert batch.labels is not None
+        np.testing.assert_array_equal(batch.objects, copied.objects[batch.origin[:, 2], 0])
+        np.testing.assert_array_equal(batch.labels[:, 0], batch.objects == 7)
+        assert (batch.shown[::2] != batch.shown[1::2]).any()  # each row has a mask of its own
+    alone = Loader([tokens], MODEL, replace(CONFIG, rows_per_object=2))
+    rows = origins(alone, 3)
+    np.testing.assert_array_equal(rows[::2], rows[1::2])  # an object of one row
+    with pytest.raises(ValueError, match="20 cannot be shared evenly by 1 processes, 3 rows"):
+        Loader([tokens], MODEL, replace(CONFIG, rows_per_object=3))
 
 
 def test_processes_and_micro_batches_share_out_one_batch(tokens: TokenSet) -> None:

@@ -24,8 +24,9 @@ from tests.training.token_data import DOMAINS, FAST, MASKING, MODEL, shard, writ
 from training import checkpoint
 from training.checkpoint import CHECKPOINTS
 from training.curves import CURVE, TENSORBOARD, CurveSkipped
-from training.pretraining import LossNotFinite, PretrainingReport, Progress, pretrain
+from training.pretraining import LossNotFinite, pretrain
 from training.pretraining_config import Precision, PretrainingConfig
+from training.pretraining_report import PretrainingReport, Progress
 from training.shards import TokenSet
 from training.tensor_file import read_tensors
 from training.transformer import Transformer

@@ -211,7 +211,7 @@ def test_without_the_additions_the_image_loss_is_the_papers() -> None:
     fit = replace(FIT, fractional_error=0.0, robust_sigma=math.inf)
 
     with torch.no_grad():
-        found = image_loss(tokenizer, batch, fit)
+        found = image_loss(tokenizer, batch, fit)[0]
         compressed = tokenizer(batch.flux_nmgy, batch.channels).compressed
         residual = (tokenizer.expand(compressed) - batch.flux_nmgy) * batch.ivar.sqrt()
 
@@ -226,10 +226,10 @@ def test_bad_pixels_do_not_enter_the_loss_as_a_target() -> None:
     half[:, :, :48] = 0
 
     with torch.no_grad():
-        bottom = image_loss(tokenizer, replace(batch, ivar=half), FIT)
+        bottom = image_loss(tokenizer, replace(batch, ivar=half), FIT)[0]
         other = batch.ivar - half
-        top = image_loss(tokenizer, replace(batch, ivar=other), FIT)
-        both = image_loss(tokenizer, batch, FIT)
+        top = image_loss(tokenizer, replace(batch, ivar=other), FIT)[0]
+        both = image_loss(tokenizer, batch, FIT)[0]
 
     num_top, num_bottom = int((other > 0).sum()), int((half > 0).sum())
     mean = (top * num_top + bottom * num_bottom) / (num_top + num_bottom)

@@ -81,6 +81,7 @@ class ImageReconstruction:
 
     compressed: Float[Tensor, "b 9 y x"]  # in compressed range, before the arcsinh is undone
     codes: Int64[Tensor, "b n"]
+    values: Float[Tensor, "b row column embedding"]  # of the codes, with the gradient
 
 
 def stack(images: Sequence[Image]) -> ImageTensors:
@@ -170,7 +171,9 @@ class ImageTokenizer(nn.Module):
         compressed = self.compress(self.clip(flux_nmgy))
         quantized = self.quantizer(self._latent(compressed, channels))
         return ImageReconstruction(
-            self._from_values(quantized.values).float(), quantized.codes.flatten(1)
+            self._from_values(quantized.values).float(),
+            quantized.codes.flatten(1),
+            quantized.values,
         )
 
     def clip(self, flux_nmgy: Float[Tensor, "b 9 y x"]) -> Float[Tensor, "b 9 y x"]:

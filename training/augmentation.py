@@ -25,7 +25,12 @@ from training.observations import Image, Observation, Spectrum
 MIN_BANDS = 2  # a copy keeps at least so many, for colour is part of what an object is
 
 
-@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@checked_dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+    config=ConfigDict(extra="forbid", allow_inf_nan=False),
+)
 class AugmentationConfig:
     """Largest disturbances; each copy draws its own, evenly between none and these."""
 

@@ -20,12 +20,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@checked_dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+    config=ConfigDict(extra="forbid", allow_inf_nan=False),
+)
 class KinshipConfig:
     """How much kinship counts, and what makes kin."""
 
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # beside masked modelling
-    temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    weight: float = Field(default=1.0, gt=0)  # beside masked modelling
+    temperature: float = Field(default=0.1, gt=0)
     label_share: float = Field(default=0.0, ge=0, le=1)  # of the kin: those that share a label
     rows_per_object: int = Field(default=2, gt=0)  # in a batch, each with a mask of its own
 

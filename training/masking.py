@@ -35,7 +35,12 @@ _PER_STREAM = 3  # numbers of a stream: when chosen to show, to ask, and whether
 _BLOCK = 4  # numbers that one count of the Philox generator gives
 
 
-@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@checked_dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+    config=ConfigDict(extra="forbid", allow_inf_nan=False),
+)
 class MaskingConfig:
     """Budgets of tokens an object; the paper has 256 shown and 128 asked for."""
 

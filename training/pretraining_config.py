@@ -25,7 +25,12 @@ MAY_CHANGE = frozenset(
 )  # fmt: skip
 
 
-@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@checked_dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+    config=ConfigDict(extra="forbid", allow_inf_nan=False),
+)
 class PretrainingConfig:
     """How a transformer is trained."""
 

@@ -182,7 +182,7 @@ class SearchHeadRecipe:
     augmentation: AugmentationConfig
     copies: int = Field(default=3, gt=0)  # of each object, by each survey that saw it
     max_objects: int = Field(default=10_000, gt=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CHECKED)

@@ -160,16 +160,16 @@ class HeadFitConfig:
     dropout: float = Field(default=0.1, ge=0, lt=1)
     steps: int = Field(default=3000, gt=0)
     batch_size: int = Field(default=512, gt=1)  # objects; each is the negative of all others
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    temperature: float = Field(default=0.1, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
+    temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     # Share of the batches that pair two views, or two surveys in one view; None: by the number of
     # objects. What is left goes to copies within one survey.
     across_views: float | None = Field(default=None, ge=0, le=1)
     across_surveys: float | None = Field(default=None, ge=0, le=1)
     label_share: float = Field(default=0.0, ge=0, le=1)  # of what belongs together: by label
     max_seconds: float = Field(default=120.0, gt=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _shares_fit(self) -> HeadFitConfig:

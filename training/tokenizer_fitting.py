@@ -53,6 +53,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("crop_pixels", 1, IMAGE_SIZE),
     ("crop_until", 0, 1),
     ("label_weight", 0, 1e6),
+    ("decode_from", 0, 1),
     ("mask_weight", 0, 1e6),
     ("commitment_weight", 0, 1e6),
     ("entropy_weight", 0, 1e6),
@@ -89,6 +90,7 @@ class FitConfig:
     crop_pixels: int = 64  # side of the centre that is seen ...
     crop_until: float = 0.0  # ... up to this share of the fit; whole images after it
     label_weight: float = 0.0  # of telling an image's labels from its codes, where it has some
+    decode_from: float = 0.0  # share of the fit before which codes are fitted to labels alone
     # Spectra only.
     mask_weight: float = 0.1
     commitment_weight: float = 0.25
@@ -110,6 +112,10 @@ class FitConfig:
             value = getattr(self, name)
             if value is not None and not lowest <= value <= highest:
                 raise ValueError(f"{name} must lie in {lowest} to {highest}, got {value}")
+        if self.decode_from and not self.label_weight:
+            raise ValueError(
+                f"decode_from {self.decode_from:g} fits codes to labels alone: give a label_weight"
+            )
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
 

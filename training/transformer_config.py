@@ -59,7 +59,12 @@ _FIXED: dict[str, Any] = {
 _OWN_DEFAULTS: dict[str, Any] = {"domains": {}, "pooling": "mean", "released_layout": True}
 
 
-@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@checked_dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+    config=ConfigDict(extra="forbid", allow_inf_nan=False),
+)
 class Domain:
     """One token stream as a model knows it; smaller than released where the model is small."""
 
@@ -80,7 +85,12 @@ class Domain:
         return cls(vocabulary=stream.vocabulary, grid=(stream.num_tokens, 1))
 
 
-@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@checked_dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+    config=ConfigDict(extra="forbid", allow_inf_nan=False),
+)
 class TransformerConfig:
     """Sizes and streams of one transformer; switches not given are those of AION-1.
 

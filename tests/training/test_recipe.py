@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,18 @@ import pytest
 from typer.testing import CliRunner
 
 from training import encoder
+from training.augmentation import AugmentationConfig
 from training.commands import commands
-from training.recipe import read_recipe
+from training.masking import MaskingConfig
+from training.pretraining_config import PretrainingConfig
+from training.recipe import DataRecipe, LabelsRecipe, read_recipe
+from training.search_head import HeadFitConfig
 from training.surveys import reader
+from training.surveys.simulated_sky import SkyConfig
+from training.tokenizer_fitting import FitConfig
+from training.tokenizers.ellipses import EllipsesTokenizerConfig
+from training.tokenizers.image import ImageTokenizerConfig
+from training.tokenizers.spectrum import SpectrumTokenizerConfig
 
 TINY = """
 [data.sky]
@@ -20,6 +31,8 @@ num_objects = 100
 seed = 3
 shard_objects = 25
 merger = 0.1
+[data.labels]
+columns = ["spiral", "merger"]
 
 [image_tokenizer.model]
 hidden = 32
@@ -33,6 +46,8 @@ compression_multiplier = 100.0
 [image_tokenizer.training]
 num_steps = 3
 batch_size = 4
+label_weight = 1.0
+decode_from = 0.4
 
 [spectrum_tokenizer.model]
 encoder_depths = [1, 1, 1, 1]
@@ -65,6 +80,7 @@ tok_shape_r = { vocabulary = 64, grid = [1, 1] }
 steps = 6
 batch_size = 16
 masking = { num_input_tokens = 32, num_target_tokens = 16 }
+kinship = { label_share = 0.5 }
 
 [search_head]
 max_objects = 60
@@ -74,6 +90,7 @@ augmentation = { max_zoom = 0.05 }
 steps = 20
 batch_size = 32
 hidden = 32
+label_share = 0.3
 """
 
 
@@ -125,6 +142,8 @@ def test_shipped_recipe_is_valid_and_makes_the_shipped_encoder() -> None:
         ("num_steps = 3", "warmup_steps = 0", "warmup_steps must lie in 1 to inf, got 0"),
         ("num_steps = 3", "crop_pixels = 97", "crop_pixels must lie in 1 to 96, got 97"),
         ("highest = 1.5", "highest = nan", "scalars.redshift: .*highest nan"),
+        ("label_share = 0.5", "share = 0.5", "encoder.training.kinship.share"),
+        ("columns", "column", "data.labels.column"),
         ("dim = 32", "dim = 32\ndomains_in = 3", "expected a table of token streams, got 3"),
     ],
 )
@@ -171,4 +190,45 @@ def test_three_commands_make_a_working_encoder(recipe_file: Path, tmp_path: Path
     figures = json.loads((out / "encoder.json").read_text())
     assert figures["rows"] == {"simulated": 200}  # two copies of each object
     assert figures["steps"] == 6
-    assert "tok_image" in (out / "curve.csv").read_text().splitlines()[0]
+    columns = (out / "curve.csv").read_text().splitlines()[0]
+    assert "tok_image" in columns
+    assert "kinship" in columns
+    codes = json.loads((out / "tokenizers.json").read_text())["image"]
+    assert 0 <= codes["label_accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("make", "key", "value"),
+    [
+        (PretrainingConfig, "learning_rate", math.inf),
+        (PretrainingConfig, "weight_decay", math.inf),
+        (PretrainingConfig, "warmup_share", math.nan),
+        (MaskingConfig, "target_alpha", math.inf),
+        (HeadFitConfig, "learning_rate", math.inf),
+        (HeadFitConfig, "temperature", math.nan),
+        (HeadFitConfig, "seed", -1),
+        (AugmentationConfig, "max_shift_pixels", math.inf),
+        (ImageTokenizerConfig, "compression_multiplier", math.nan),
+        (ImageTokenizerConfig, "gate_bias", math.inf),
+        (SpectrumTokenizerConfig, "max_ivar", -1.0),
+        (SpectrumTokenizerConfig, "input_scale", math.nan),
+        (SpectrumTokenizerConfig, "normalisation_range", (5.0, -1.0)),
+        (EllipsesTokenizerConfig, "num_bins", 0),
+        (EllipsesTokenizerConfig, "reservoir_size", -1),
+        (SkyConfig, "ra_deg", math.nan),
+        (SkyConfig, "dec_deg", math.nan),
+        (FitConfig, "label_weight", math.nan),
+        (FitConfig, "decode_from", 0.5),  # to what else, without label_weight
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(
+    make: Callable[..., object], key: str, value: object
+) -> None:
+    with pytest.raises(ValueError, match=key):
+        make(**{key: value})
+
+
+def test_labels_need_a_table(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="labels: name their file"):
+        DataRecipe(sources=(tmp_path,), labels=LabelsRecipe())
+    assert DataRecipe(labels=LabelsRecipe()).labels is not None

@@ -14,7 +14,7 @@ import torch
 from training.artifact import load_codec
 from training.compact_images import CompactImage, augment, compact, image_batch
 from training.field_fitting import fit_field_tokenizer
-from training.image_fitting import _chances, fit_image_tokenizer, image_loss
+from training.image_fitting import _chances, fit_image_tokenizer, image_loss, label_loss
 from training.observations import Ellipses, Field, Image, Observation, ObservationBatch, Spectrum
 from training.reconstruction import code_use
 from training.scalar_fitting import fit_ellipses, fit_scalars
@@ -111,6 +111,49 @@ def test_fitting_images_lowers_the_loss_and_is_repeatable() -> None:
     assert 0 < first.figures["codes_used"] <= 1
     assert first.figures["r2"] < 1
     assert not first.tokenizer.training
+
+
+def test_codes_can_be_made_to_tell_labels() -> None:
+    """Labels say which way a galaxy is drawn out; nobody knows every tenth."""
+    rng = np.random.default_rng(0)
+    upright = rng.random(80) < 0.5
+    images = [
+        turned_upright(image) if upright[row] else image for row, image in enumerate(galaxies(80))
+    ]
+    labels = np.stack([upright, ~upright], axis=1)
+    labels[::10] = False
+    data = [compact(image) for image in images]
+    fit = replace(
+        FIT, num_steps=60, batch_size=8, label_weight=2.0, decode_from=0.5, average=0.5,
+        drop_band=0.0, as_hsc=0.0,
+    )  # fmt: skip
+
+    told = fit_image_tokenizer(data, IMAGE, fit, labels=labels)
+    again = fit_image_tokenizer(data, IMAGE, fit, labels=labels)
+    with pytest.raises(ValueError, match="label_weight is 2, and no image has a label"):
+        fit_image_tokenizer(data, IMAGE, fit, labels=np.zeros_like(labels))
+
+    assert told.losses == again.losses
+    assert np.mean(told.losses[:5]) < 2 * 0.8  # no chi-square yet: the labels' entropy alone
+    assert np.mean(told.losses[30:35]) > np.mean(told.losses[25:30])  # now with it
+    assert 0 <= told.figures["label_accuracy"] <= 1
+
+
+def test_label_loss_is_the_cross_entropy_of_those_that_are_known() -> None:
+    logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0], [9.0, 9.0, -9.0]])
+    labels = torch.tensor([[1, 0, 0], [0, 1, 1], [0, 0, 0]], dtype=torch.bool)
+    log_shares = logits.double().log_softmax(dim=1)
+    smooth = 0.02 / 3
+    wanted = torch.tensor([[1.0, 0, 0], [0, 0.5, 0.5]]).double() * 0.98 + smooth
+    expected = -(wanted * log_shares[:2]).sum(dim=1).mean()
+
+    assert float(label_loss(logits, labels)) == pytest.approx(float(expected), rel=1e-5)
+    assert label_loss(logits, torch.zeros_like(labels)) == 0
+
+
+def turned_upright(image: Image) -> Image:
+    """The image on its side."""
+    return replace(image, flux=np.ascontiguousarray(image.flux.swapaxes(1, 2)))
 
 
 def test_fitting_spectra_lowers_the_loss_and_is_repeatable() -> None:

@@ -88,6 +88,10 @@ class SkyConfig:
             raise ValueError(
                 f"spectrograph must be one of {', '.join(SPECTROGRAPHS)}, got {self.spectrograph!r}"
             )
+        if not (math.isfinite(self.ra_deg) and math.isfinite(self.dec_deg)):
+            raise ValueError(
+                f"ra_deg and dec_deg must be numbers, got {self.ra_deg} and {self.dec_deg}"
+            )
         if sum(fractions.values()) > 1 + 1e-9:
             raise ValueError(
                 f"class fractions add up to {sum(fractions.values()):.3f}, more than 1"

@@ -38,6 +38,11 @@ class EllipsesTokenizerConfig:
     num_tokens: int = 50  # that the transformer has room for: ten sources
 
     def __post_init__(self) -> None:
+        if self.num_bins < 2 or self.num_tokens < NUM_QUANTITIES or self.reservoir_size < 0:
+            raise ValueError(
+                f"expected 2 num_bins, {NUM_QUANTITIES} num_tokens and a reservoir_size of 0 or "
+                f"more, got {self.num_bins}, {self.num_tokens} and {self.reservoir_size}"
+            )
         if self.num_tokens % NUM_QUANTITIES:
             raise ValueError(f"num_tokens must be divisible by 5, got {self.num_tokens}")
         if 0 <= self.raw_padding < 2 * IMAGE_SIZE + 3 * self.num_bins:

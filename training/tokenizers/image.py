@@ -11,6 +11,7 @@ configuration value that defaults to the released one: `compression_multiplier`,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.observations import BANDS, IMAGE_SIZE, Image
-from training.tokenizers.quantizers import FiniteScalarQuantizer
+from training.tokenizers.quantizers import FiniteScalarQuantizer, Quantized
 
 NUM_CHANNELS = len(BANDS)
 SILU_GAIN = 1.68  # makes up for what the SiLU takes from the deviation of a unit normal
@@ -48,6 +49,12 @@ class ImageTokenizerConfig:
     gate_bias: float = -10.0
 
     def __post_init__(self) -> None:
+        scales = (self.compression_softening_nmgy, self.compression_multiplier)
+        if not all(0 < scale < math.inf for scale in scales) or not math.isfinite(self.gate_bias):
+            raise ValueError(
+                "compression_softening_nmgy and compression_multiplier must be positive, "
+                f"gate_bias finite, got {scales[0]}, {scales[1]} and {self.gate_bias}"
+            )
         if len(self.levels) != self.embedding:
             raise ValueError(
                 f"expected one level per embedding dimension, got {len(self.levels)} levels "
@@ -168,13 +175,21 @@ class ImageTokenizer(nn.Module):
 
         The sides may be any multiple of the size of a token: all layers are convolutions.
         """
-        compressed = self.compress(self.clip(flux_nmgy))
-        quantized = self.quantizer(self._latent(compressed, channels))
+        quantized = self.quantized(flux_nmgy, channels)
         return ImageReconstruction(
             self._from_values(quantized.values).float(),
             quantized.codes.flatten(1),
             quantized.values,
         )
+
+    def quantized(
+        self, flux_nmgy: Float[Tensor, "b 9 y x"], channels: Bool[Tensor, "b 9"]
+    ) -> Quantized:
+        """Codes and their values, which carry the gradient; sides as in forward."""
+        found: Quantized = self.quantizer(
+            self._latent(self.compress(self.clip(flux_nmgy)), channels)
+        )
+        return found
 
     def clip(self, flux_nmgy: Float[Tensor, "b 9 y x"]) -> Float[Tensor, "b 9 y x"]:
         """Limit each band symmetrically to the range that AION-1 keeps; a new tensor."""

@@ -9,6 +9,7 @@ normalisation a robust median; the released code, followed here, takes a mean ov
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -46,6 +47,19 @@ class SpectrumTokenizerConfig:
     max_flux: float | None = None  # symmetric; likewise
 
     def __post_init__(self) -> None:
+        for name in (
+            "first_wavelength_angstrom", "wavelength_step_angstrom", "input_scale", "max_ivar",
+            "max_flux",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive, got {value}")
+        lowest, highest = self.normalisation_range
+        if not -1 <= lowest < highest < math.inf or self.normalisation_bins < 2:
+            raise ValueError(
+                "normalisation_range must rise from -1 or more in 2 normalisation_bins or more, "
+                f"got {self.normalisation_range} and {self.normalisation_bins}"
+            )
         sizes = {
             len(sizes)
             for sizes in (

@@ -183,7 +183,7 @@ def difference(
         a, b = old.get(key, "absent"), new.get(key, "absent")
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += difference(a, b, before=f"{before}{key}.")
-        elif a != b:
+        elif a != b and (old.get(key), new.get(key)) != (None, None):  # null is as good as absent
             found.append((f"{before}{key}", a, b))
     return found
 

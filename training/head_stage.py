@@ -20,11 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Bool
+from numpy import ndarray
 
 from training import artifact, cohort, encoder, search_head
 from training.augmentation import AugmentationConfig, disturb
 from training.cohort import Sighting
-from training.labels import object_numbers
+from training.labels import Labels, object_numbers
 from training.observations import Observation
 from training.recipe import Recipe
 from training.search_head import NothingToLearn, ViewVectors
@@ -43,6 +45,7 @@ VECTORS = "vectors.npz"
 OBJECTS_A_TASK = 64
 
 Place = tuple[Path, str]  # file, part of it
+Ids = list[tuple[int, str]]  # number of an object, and one of its ids
 Found = dict[str, tuple[list[int], list[np.ndarray], list[str]]]  # view: objects, vectors, surveys
 
 
@@ -70,7 +73,7 @@ def train_search_head(
     if embedded is None:
         embedded = _embed(recipe, out, files, num_workers, progress)
         _write_vectors(out / VECTORS, *embedded, origin)
-    data, object_ids = embedded
+    data, ids = embedded
     figures: Figures = {
         "encoder": frozen.hash,
         "vectors": {view: len(part.objects) for view, part in data.items()},
@@ -83,7 +86,7 @@ def train_search_head(
         head, fitted = search_head.fit(
             data,
             settings.training,
-            labels=open_labels(recipe, out).of(object_numbers(object_ids)),
+            labels=_labels_of(ids, open_labels(recipe, out)),
             progress=lambda done, step, loss: progress(
                 f"training the search head, step {step:,}, loss {loss:.2f}", done
             ),
@@ -117,8 +120,8 @@ class _Task:
 
 def _embed(
     recipe: Recipe, out: Path, files: Sequence[Path], num_workers: int | None, progress: Progress
-) -> tuple[dict[str, ViewVectors], list[str]]:
-    """Vectors of each view, and the object ids of the objects by their numbers."""
+) -> tuple[dict[str, ViewVectors], Ids]:
+    """Vectors of each view, and all ids that objects have."""
     survey, settings = recipe.data.survey, recipe.search_head
     looks = [(survey, file) for file in files]
     sightings = [
@@ -146,7 +149,7 @@ def _embed(
     data = _join(parts)
     if not data:
         raise ValueError(f"the encoder in {out} reads nothing of {len(chosen):,} objects")
-    return data, [mine[0].object_id for mine in chosen]
+    return data, [(number, each.object_id) for number, mine in enumerate(chosen) for each in mine]
 
 
 def choose(objects: Sequence[Sequence[Sighting]], num: int) -> list[Sequence[Sighting]]:
@@ -249,12 +252,19 @@ def _join(parts: Sequence[dict[str, ViewVectors]]) -> dict[str, ViewVectors]:
     }
 
 
-def _write_vectors(
-    file: Path, data: dict[str, ViewVectors], object_ids: Sequence[str], origin: str
-) -> None:
+def _labels_of(ids: Ids, labels: Labels) -> Bool[ndarray, "object label"]:
+    """Labels of objects by their numbers: those of all their ids."""
+    numbers = np.array([number for number, _ in ids])
+    known = np.zeros((numbers.max() + 1, len(labels.names)), dtype=bool)
+    np.logical_or.at(known, numbers, labels.of(object_numbers([each for _, each in ids])))
+    return known
+
+
+def _write_vectors(file: Path, data: dict[str, ViewVectors], ids: Ids, origin: str) -> None:
     arrays: dict[str, np.ndarray] = {
         "made_from": np.array(origin),
-        "object_ids": np.array(object_ids),
+        "id_objects": np.array([number for number, _ in ids]),
+        "ids": np.array([each for _, each in ids]),
     }
     for view, part in data.items():
         arrays |= {
@@ -268,13 +278,13 @@ def _write_vectors(
     os.replace(partial, file)
 
 
-def _read_vectors(file: Path, origin: str) -> tuple[dict[str, ViewVectors], list[str]] | None:
+def _read_vectors(file: Path, origin: str) -> tuple[dict[str, ViewVectors], Ids] | None:
     """Vectors of an earlier run; None where there are none, or of other settings."""
     if not file.is_file():
         return None
     with np.load(file, allow_pickle=False) as stored:
         views = [view for view in encoder.VIEWS if f"surveys/{view}" in stored.files]
-        there = views and "object_ids" in stored.files
+        there = views and "ids" in stored.files
         if not there or str(stored["made_from"]) != origin:
             return None
         data = {
@@ -285,4 +295,5 @@ def _read_vectors(file: Path, origin: str) -> tuple[dict[str, ViewVectors], list
             )
             for view in views
         }
-        return data, stored["object_ids"].tolist()
+        ids = zip(stored["id_objects"].tolist(), stored["ids"].tolist(), strict=True)
+        return data, list(ids)

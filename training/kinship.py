@@ -1,11 +1,11 @@
 """Kinship: what training may ask of the vectors themselves, beside masked modelling.
 
 Every row of a batch is to find its kin among all others: the other rows of its object, which show
-other tokens of it, and, to a chosen share, rows of objects that have a label in common. The loss is
-the cross-entropy between that share-out and a softmax over cosines. With `label_share` 0 no label
-is read and the loss is InfoNCE (van den Oord et al. 2018, arXiv 1807.03748); with 1 it is
-supervised contrast (Khosla et al. 2020, arXiv 2004.11362). AION-1 has no such term: it is absent
-unless a recipe asks for it.
+other tokens of it, and, to a chosen share, rows of other objects that have a label in common. The
+loss is the cross-entropy between that share-out and a softmax over cosines. With `label_share` 0 it
+is InfoNCE (van den Oord et al. 2018, arXiv 1807.03748); a row that has kin by label alone adds the
+term of supervised contrast (Khosla et al. 2020, arXiv 2004.11362). AION-1 has nothing of the kind:
+it is absent unless a recipe asks for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,19 +31,14 @@ class KinshipConfig:
 
     weight: float = Field(default=1.0, gt=0)  # beside masked modelling
     temperature: float = Field(default=0.1, gt=0)
-    label_share: float = Field(default=0.0, ge=0, le=1)  # of the kin: those that share a label
+    label_share: float = Field(default=0.0, ge=0, lt=1)  # of the kin: those that share a label
     rows_per_object: int = Field(default=2, gt=0)  # in a batch, each with a mask of its own
 
-
-def pooled(
-    outputs: Float[Tensor, "row token dim"], valid: Bool[Tensor, "row token"] | None
-) -> Float[Tensor, "row dim"]:
-    """Unit vectors: the mean over the tokens of each row, as a mean-pooling encoder gives it."""
-    outputs = outputs.float()
-    if valid is None:
-        return F.normalize(outputs.mean(dim=1), dim=-1)
-    there = valid[..., None].float()
-    return F.normalize((outputs * there).sum(dim=1), dim=-1)  # a mean but for its length
+    @model_validator(mode="after")
+    def _has_kin(self) -> KinshipConfig:
+        if self.rows_per_object == 1 and not self.label_share:
+            raise ValueError("with rows_per_object 1 and label_share 0 nothing has kin")
+        return self
 
 
 def kinship_loss(
@@ -55,9 +50,9 @@ def kinship_loss(
     """Mean over the rows of all processes that have kin, of which each gives its own rows' part.
 
     Args:
-        vectors: Of unit length.
+        vectors: Of unit length, in float32.
         objects: Number of each row's object.
-        labels: What is known of it; all False where nothing is. No column: no labels.
+        labels: What is known of it; all False where nothing is. Not read with label_share 0.
         config: What makes kin.
 
     Returns:
@@ -65,11 +60,14 @@ def kinship_loss(
         no row has kin.
     """
     first = len(vectors) * _rank()
-    others, other_objects, other_labels = map(_gathered, (vectors, objects, labels))
+    others, other_objects = _gathered(vectors), _gathered(objects)
     everyone = torch.arange(len(others), device=vectors.device)
     oneself = everyone[None] == everyone[first : first + len(vectors), None]
     same = (objects[:, None] == other_objects[None]) & ~oneself
-    alike = (labels.float() @ other_labels.float().T > 0) & ~same & ~oneself
+    alike = torch.zeros_like(same)
+    if config.label_share:
+        shared = labels.float() @ _gathered(labels).float().T > 0
+        alike = shared & ~same & ~oneself
     wanted = shared_out(same, alike, config.label_share)
     num_kin = (wanted.sum(dim=1) > 0).sum()
     if _world_size() > 1:
@@ -120,6 +118,6 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous()
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
         torch.distributed.all_reduce(total)
         return total.chunk(_world_size())[_rank()]

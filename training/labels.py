@@ -5,7 +5,7 @@ The simulated sky writes such a table, labels.csv. Objects that are not in it ha
 
 from __future__ import annotations
 
-import csv
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,12 @@ class Labels:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @property
+    def digest(self) -> str:
+        """Changes when any name, object or label does."""
+        parts = (repr(self.names).encode(), self.numbers.tobytes(), self.table.tobytes())
+        return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
 
     def of(self, numbers: Int64[ndarray, " row"]) -> Bool[ndarray, "row label"]:
         """Labels of some objects; all False for one that is not known."""
@@ -57,25 +63,36 @@ def read_labels(file: Path, columns: Sequence[str] = ()) -> Labels:
     Raises:
         ValueError: not such a table, or a column is missing; names file, line and column.
     """
+    import pandas as pd  # on demand: only recipes with labels need it
+
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: of pandas and of text that is no UTF-8
         raise ValueError(f"{file}: no table of labels ({error})") from error
-    if not rows or OBJECT_ID not in rows[0]:
+    there = [name for name in rows.columns if name != OBJECT_ID]
+    if OBJECT_ID not in rows.columns or not len(rows):
         raise ValueError(f"{file}: expected rows with a column {OBJECT_ID} and columns of 0 and 1")
-    names = tuple(columns) or tuple(name for name in rows[0] if name != OBJECT_ID)
-    lacking = [name for name in names if name not in rows[0]]
+    if not isinstance(rows.index, pd.RangeIndex):
+        raise ValueError(f"{file}: its rows have more cells than it has columns")
+    names = tuple(columns) or tuple(there)
+    lacking = [name for name in names if name not in there]
     if lacking or not names:
-        there = ", ".join(name for name in rows[0] if name != OBJECT_ID)
-        raise ValueError(f"{file}: no column {', '.join(lacking) or 'of labels'}, it has {there}")
-    for line, row in enumerate(rows, start=2):
-        wrong = next((name for name in names if row[name] not in ("0", "1")), None)
-        if wrong is not None:
-            raise ValueError(f"{file}, line {line}: {wrong} is {row[wrong]!r}, expected 0 or 1")
-    numbers = object_numbers([row[OBJECT_ID] for row in rows])
-    table = np.array([[row[name] == "1" for name in names] for row in rows], dtype=bool)
+        what = ", ".join(lacking) or "of labels"
+        raise ValueError(f"{file}: no column {what}, it has {', '.join(there)}")
+    ids = rows[OBJECT_ID].tolist()
+    if not all(ids):
+        raise ValueError(f"{file}: row {ids.index('') + 1} has no {OBJECT_ID}")
+    for name in names:
+        wrong = np.flatnonzero(~rows[name].isin(["0", "1"]))
+        if len(wrong):
+            found = rows[name].iloc[wrong[0]]
+            raise ValueError(
+                f"{file}: {name} of object {ids[wrong[0]]!r} is {found!r}, expected 0 or 1"
+            )
+    twice = rows[OBJECT_ID][rows[OBJECT_ID].duplicated()]
+    if len(twice):
+        raise ValueError(f"{file}: the {OBJECT_ID} {twice.iloc[0]!r} comes twice")
+    numbers = object_numbers(ids)
     order = np.argsort(numbers, kind="stable")
-    if (np.diff(numbers[order]) == 0).any():
-        raise ValueError(f"{file}: an {OBJECT_ID} comes twice")
+    table = rows[list(names)].to_numpy() == "1"
     return Labels(names=names, numbers=numbers[order], table=table[order])

@@ -1,8 +1,9 @@
 """Batches of masked tokens from shards on disk, in an order that a run can take up again.
 
 Which rows a step takes, and what is masked in them, follows from the seed, the step and how many
-rows were drawn of each data set before: these counts are all that a checkpoint needs to keep. The
-batch of a step is one for all processes together; each makes its own places of it.
+were drawn of each data set before: these counts are all that a checkpoint needs to keep. Where a
+batch has several rows of an object, those that follow the drawn one are not counted. The batch of a
+step is one for all processes together; each makes its own places of it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ AHEAD = 2  # steps that are made while one is trained on
 # A sequence is fed its first sentinel (after 4 special codes) before its first asked code.
 START_CODE = 4
 
-Position = dict[str, int]  # data set -> rows drawn so far
+Position = dict[str, int]  # data set -> rows drawn so far, copies of theirs not counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,11 @@ class Loader:
             raise ValueError(f"{sum(map(len, sets)):,} rows of tokens leave none to train on")
         self._shares = np.cumsum(weights * usable) / (weights * usable).sum()
 
+    @property
+    def num_objects(self) -> int:
+        """Objects of a step's batch, of all processes together."""
+        return self.config.batch_size // self.config.rows_per_object
+
     def start(self) -> Position:
         """Where a fresh run stands."""
         return {each.name: 0 for each in self.sets}
@@ -179,7 +185,7 @@ class Loader:
 
     def _draw(self, number: int, position: Position) -> Int64[ndarray, "place 2"]:
         """Data set, and which of its rows in their order, for every object of a step's batch."""
-        size = self.config.batch_size // self.config.rows_per_object
+        size = self.num_objects
         chance = np.random.default_rng([self.config.seed, number]).random(size)
         which = np.searchsorted(self._shares, chance, side="right")
         nth = np.empty(size, dtype=np.int64)
@@ -280,12 +286,13 @@ class Loader:
     def _known(
         self, origin: Int64[ndarray, "row 3"]
     ) -> tuple[Int64[Tensor, " row"], Bool[Tensor, "row label"]]:
-        """Number and labels of the object of each row; of a pair's, those of its first part."""
-        objects = np.array(
-            [self.sets[number].shards[shard].objects[row, 0] for number, shard, row in origin],
-            dtype=np.int64,
-        )
-        return torch.from_numpy(objects), torch.from_numpy(self._labels.of(objects))
+        """Number and labels of the object of each row; a pair has the number of its first part."""
+        objects = np.empty(len(origin), dtype=np.int64)
+        labels = np.empty((len(origin), len(self._labels.names)), dtype=bool)
+        for place, (number, shard, row) in enumerate(origin):
+            parts = np.asarray(self.sets[number].shards[shard].objects[row])
+            objects[place], labels[place] = parts[0], self._labels.of(parts).any(axis=0)
+        return torch.from_numpy(objects), torch.from_numpy(labels)
 
     def _in_sequence(
         self,

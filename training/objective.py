@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from training.kinship import KinshipConfig, kinship_loss, pooled
+from training.kinship import KinshipConfig, kinship_loss
 from training.loader import Batch
 from training.pretraining_config import LossKind
 from training.transformer import Encoded, Transformer, is_sequence
@@ -58,8 +58,10 @@ class MaskedModelling(nn.Module):
             logits = transformer.logits(key, mine).float()
             sums.append(F.cross_entropy(logits, true, reduction="sum"))
         if self.kinship is not None and objects is not None and labels is not None:
-            vectors = pooled(encoded.outputs, encoded.valid)
-            sums.append(kinship_loss(vectors, objects, labels, self.kinship))
+            vectors = F.normalize(transformer.pool(encoded), dim=-1)
+            # at first all vectors are nearly parallel: bfloat16 cannot tell them apart
+            with torch.autocast(vectors.device.type, enabled=False):
+                sums.append(kinship_loss(vectors, objects, labels, self.kinship))
         return torch.stack(sums)
 
 

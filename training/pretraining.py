@@ -122,11 +122,13 @@ class _Run:
     ) -> _Run:
         """Set up a run, and put it where its newest checkpoint stands."""
         kinship = config.kinship
-        if kinship is not None and kinship.label_share and not len(labels):
-            raise ValueError(
-                f"kinship.label_share is {kinship.label_share:g}, and no labels are given: name "
-                "them under [data.labels]"
-            )
+        if _reads_labels(config):
+            of_shards = (labels.of(part) for each in sets for part in each.objects())
+            if not any(known.any() for known in of_shards):
+                raise ValueError(
+                    f"kinship.label_share asks for labels, and of {sum(map(len, sets)):,} rows "
+                    f"none has one: the {len(labels):,} labelled objects have other ids"
+                )
         loader = Loader(
             sets,
             model,
@@ -203,7 +205,7 @@ class _Run:
         return PretrainingReport(
             steps=self.step,
             seconds=self.spent + seconds,
-            objects_per_second=(self.step - begun_at) * config.batch_size / seconds,
+            objects_per_second=(self.step - begun_at) * self.loader.num_objects / seconds,
             tokens_per_second=self.rates.get("tokens_per_second", 0.0),
             mfu=self.rates.get("mfu", 0.0),
             data_wait=self.rates.get("data_wait", 0.0),
@@ -372,6 +374,10 @@ def _means(keys: Sequence[str], sums: Sequence[float], counts: Sequence[float]) 
     return {k: s / n for k, s, n in zip(keys, sums, counts, strict=True) if n}
 
 
+def _reads_labels(config: PretrainingConfig) -> bool:
+    return config.kinship is not None and config.kinship.label_share > 0
+
+
 def _describe(
     model: TransformerConfig,
     sets: Sequence[TokenSet],
@@ -384,5 +390,5 @@ def _describe(
         "model": dump_config(model),
         "training": training,
         "data": {each.name: {"rows": len(each), "weight": each.weight} for each in sets},
-        "labels": {"names": list(labels.names), "objects": len(labels)},
+        "labels": labels.digest if _reads_labels(config) else None,
     }

@@ -40,8 +40,8 @@ class PretrainingConfig:
     max_seconds: float | None = Field(
         default=None, gt=0
     )  # the cosine ends with what runs out first
-    batch_size: int = Field(default=64, gt=0)  # objects a step, of all processes together
-    micro_batch_size: int | None = Field(default=None, gt=0)  # objects a forward pass
+    batch_size: int = Field(default=64, gt=0)  # rows a step, of all processes together
+    micro_batch_size: int | None = Field(default=None, gt=0)  # rows a forward pass
     learning_rate: float = Field(default=2e-4, gt=0)  # at the peak
     warmup_share: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: float = Field(default=0.05, ge=0)
@@ -70,5 +70,10 @@ class PretrainingConfig:
             raise ValueError(
                 "kinship compares all rows of a batch: it cannot be made of parts, as "
                 f"micro_batch_size {self.micro_batch_size} asks"
+            )
+        if self.kinship is not None and self.batch_size % self.kinship.rows_per_object:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not divisible by kinship.rows_per_object "
+                f"{self.kinship.rows_per_object}"
             )
         return self

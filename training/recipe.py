@@ -198,6 +198,19 @@ class Recipe:
     spectrum_tokenizer: SpectrumRecipe | None = None
     field_tokenizer: FieldRecipe | None = None
 
+    @model_validator(mode="after")
+    def _labels_are_named(self) -> Recipe:
+        kinship, image = self.encoder.training.kinship, self.image_tokenizer
+        asking = {
+            "image_tokenizer.training.label_weight": image and image.training.label_weight,
+            "encoder.training.kinship.label_share": kinship and kinship.label_share,
+            "search_head.training.label_share": self.search_head.training.label_share,
+        }
+        keys = [key for key, value in asking.items() if value]
+        if keys and self.data.labels is None:
+            raise ValueError(f"{keys[0]} asks for labels: name them under data.labels")
+        return self
+
 
 def read_recipe(file: Path) -> Recipe:
     """Read and check a recipe; paths in it are relative to where the command is run.

@@ -69,17 +69,21 @@ class RowOrder:
     def copies(self, found: Int64[ndarray, "n 2"], num: int) -> Int64[ndarray, "n copy 2"]:
         """Each row and the next ones of its object, which lie side by side; again from the first.
 
-        An object of one row comes as often as is asked.
+        An object of one row comes as often as is asked. Rows with nothing to ask are passed over.
         """
         rows = np.repeat(found[:, None], num, axis=1)
         for place in range(len(found) if num > 1 else 0):
-            objects = self._tokens.shards[found[place, 0]].objects
+            shard = self._tokens.shards[found[place, 0]]
+            objects = shard.objects
             row = first = last = int(found[place, 1])
             while first > 0 and (objects[first - 1] == objects[row]).all():
                 first -= 1
             while last + 1 < len(objects) and (objects[last + 1] == objects[row]).all():
                 last += 1
-            rows[place, :, 1] = first + (row - first + np.arange(num)) % (last + 1 - first)
+            mine = np.arange(first, last + 1)
+            mine = mine[self._lengths(shard, slice(first, last + 1)) > 1]
+            following = np.searchsorted(mine, row) + np.arange(num)
+            rows[place, :, 1] = mine[following % len(mine)]
         return rows
 
     def held_out(self, most: int) -> Int64[ndarray, "n 2"]:
@@ -112,12 +116,17 @@ class RowOrder:
 
     def _rows(self, shard: TokenShard, *, held: bool) -> Int64[ndarray, " row"]:
         """Rows with something to show and something to ask, on one side of the split."""
-        lengths = np.zeros(len(shard), dtype=np.int64)
+        is_held = is_held_out(shard.objects, self._validation_share)
+        lengths = self._lengths(shard, slice(0, len(shard)))
+        return np.flatnonzero((lengths > 1) & (is_held == held))
+
+    def _lengths(self, shard: TokenShard, rows: slice) -> Int64[ndarray, " row"]:
+        """Tokens of some rows, of the model's streams."""
+        lengths = np.zeros(rows.stop - rows.start, dtype=np.int64)
         for key in self._keys:
             if key in shard.lengths:
-                lengths += shard.lengths[key]
-        is_held = is_held_out(shard.objects, self._validation_share)
-        return np.flatnonzero((lengths > 1) & (is_held == held))
+                lengths += shard.lengths[key][rows]
+        return lengths
 
 
 def is_held_out(objects: Int64[ndarray, "row part"], share: float) -> Bool[ndarray, " row"]:

@@ -3,8 +3,9 @@
 The head is small and reads frozen vectors, so it can be fitted again in minutes without embedding
 anything. It is trained contrastively (InfoNCE, both directions): two vectors of one object, from
 two disturbed copies of its image, from the images of two surveys, from its image and its spectrum
-or from all of it and a part, belong together; those of other objects do not. Where there is
-nothing to train on, centred principal components stand in.
+or from all of it and a part, belong together; those of other objects do not, unless they share a
+label and a share is set aside for that. Where there is nothing to train on, centred principal
+components stand in.
 
 Every view of every survey it learned from is standardised by its own mean and spread, since each
 gives its vectors an offset. A survey that it never saw takes the statistics of the view over all
@@ -159,7 +160,7 @@ class HeadFitConfig:
     hidden: int = Field(default=512, ge=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     steps: int = Field(default=3000, gt=0)
-    batch_size: int = Field(default=512, gt=1)  # objects; each is the negative of all others
+    batch_size: int = Field(default=512, gt=1)  # objects; each is to be told from all others
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
@@ -167,7 +168,7 @@ class HeadFitConfig:
     # objects. What is left goes to copies within one survey.
     across_views: float | None = Field(default=None, ge=0, le=1)
     across_surveys: float | None = Field(default=None, ge=0, le=1)
-    label_share: float = Field(default=0.0, ge=0, le=1)  # of what belongs together: by label
+    label_share: float = Field(default=0.0, ge=0, lt=1)  # of what belongs together: by label
     max_seconds: float = Field(default=120.0, gt=0)
     seed: int = Field(default=0, ge=0)
 

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,6 +158,11 @@ class TokenSet:
 
     def __len__(self) -> int:
         return sum(len(shard) for shard in self.shards)
+
+    def objects(self) -> Iterator[Int64[ndarray, " n"]]:
+        """Numbers of the objects of each shard, those of all parts; an object may come often."""
+        for shard in self.shards:
+            yield np.asarray(shard.objects).ravel()
 
     def check(self, domains: Mapping[str, Domain]) -> None:
         """Raise ValueError unless the set has a stream of the model, and each fits the model."""

@@ -39,7 +39,11 @@ Result = TypeVar("Result")
 def prepare_data(
     recipe: Recipe, out: Path, progress: Progress, *, num_workers: int | None = None
 ) -> list[Path]:
-    """The files to train on; a sky that the recipe asks for is simulated once."""
+    """The files to train on; a sky that the recipe asks for is simulated once.
+
+    Raises:
+        ValueError: there is no such file, or the recipe's labels cannot be read.
+    """
     if not any(single.sources for single in recipe.data.singles):
         from training.surveys import simulated
 
@@ -49,6 +53,7 @@ def prepare_data(
             num_workers=num_workers,
             progress=lambda done, total: progress("simulating the sky", done / total),
         )
+    open_labels(recipe, out)  # what is wrong with them is better said now than in hours
     return [file for single in recipe.data.singles for file in files_of(recipe, single, out)]
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -32,6 +33,7 @@ from training.tokenizers.image import ImageTokenizer
 from training.tokenizers.spectrum import SpectrumTokenizer
 
 Tokenizer = TypeVar("Tokenizer", ImageTokenizer, SpectrumTokenizer, FieldTokenizer)
+Network = TypeVar("Network", bound=nn.Module)
 Item = TypeVar("Item")
 Progress = Callable[[int, int, float], None]  # step, number of steps, loss
 Losses = Callable[[np.random.Generator, float], dict[str, Tensor]]  # chance, share of the fit done
@@ -53,7 +55,6 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("crop_pixels", 1, IMAGE_SIZE),
     ("crop_until", 0, 1),
     ("label_weight", 0, 1e6),
-    ("decode_from", 0, 1),
     ("mask_weight", 0, 1e6),
     ("commitment_weight", 0, 1e6),
     ("entropy_weight", 0, 1e6),
@@ -103,11 +104,11 @@ class FitConfig:
                 f"num_steps, batch_size and max_seconds must be positive, got {self.num_steps}, "
                 f"{self.batch_size} and {self.max_seconds}"
             )
-        if not (0 <= self.average < 1 and 0 <= self.constant_until < 1):
-            raise ValueError(
-                "average and constant_until must lie in 0 to 1, 1 not included, got "
-                f"{self.average} and {self.constant_until}"
-            )
+        for name in ("average", "constant_until", "decode_from"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must lie in 0 to 1, 1 not included, got {getattr(self, name)}"
+                )
         for name, lowest, highest in _RANGES:
             value = getattr(self, name)
             if value is not None and not lowest <= value <= highest:
@@ -141,8 +142,8 @@ def split(items: Sequence[Item], *, what: str) -> tuple[Sequence[Item], Sequence
     return items[:-num_held_out], items[-num_held_out:]
 
 
-def seeded(make: Callable[[], Tokenizer], fit: FitConfig) -> Tokenizer:
-    """A tokenizer with the initial weights of the seed, on a GPU where there is one."""
+def seeded(make: Callable[[], Network], fit: FitConfig) -> Network:
+    """A network with the initial weights of the seed, on a GPU where there is one."""
     if fit.num_threads is not None:
         torch.set_num_threads(fit.num_threads)
     with torch.random.fork_rng(devices=[]):
@@ -189,6 +190,7 @@ def descend(
     folder: Path | None,
     progress: Progress | None,
     reader: nn.Module | None = None,
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> list[float]:
     """Take the steps; leaves the tokenizer in evaluation mode on the CPU, saved in the folder.
 
@@ -201,6 +203,7 @@ def descend(
         folder: Where all is written, if anywhere; an interrupted fit found there goes on.
         progress: Called after every step.
         reader: What the loss reads codes with; fitted too, and not kept.
+        known: What else a checkpoint must have been fitted to.
 
     Raises:
         ValueError: the loss is not finite, or the checkpoint is of another fit.
@@ -217,6 +220,7 @@ def descend(
         "model": dump_config(tokenizer.config),
         "fit": dump_config(fit),
         "items": num_items,
+        **known,
     }
     place = folder / FITTING / name if folder is not None else None
     step, spent = _resume(place, trained, optimizer, run)
@@ -343,7 +347,8 @@ class _Curve:
         if not self._lines:
             return
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames=list(self._lines[0]))
+        columns = list(dict.fromkeys(name for line in self._lines for name in line))
+        writer = csv.DictWriter(text, fieldnames=columns)  # a term that was not there stays empty
         writer.writeheader()
         writer.writerows(self._lines)
         write_text(self._file, text.getvalue())

@@ -12,13 +12,14 @@ from training.labels import NO_LABELS, object_numbers, read_labels
 
 def test_labels_are_those_of_the_table_whatever_its_order(tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
-    file.write_text("spiral,object_id,lens\n1,b,0\n0,a,1\n0,c,0\n")
+    file.write_text("\ufeffspiral,object_id,lens\n1,b,0\n0,a,1\n0,c,0\n")
     asked = object_numbers(["a", "unknown", "b", "c", "a"])
 
     every = read_labels(file)
     one = read_labels(file, ["lens"])
 
     assert every.names == ("spiral", "lens")
+    assert every.digest == read_labels(file).digest != one.digest
     np.testing.assert_array_equal(every.of(asked), [[0, 1], [0, 0], [1, 0], [0, 0], [0, 1]])
     np.testing.assert_array_equal(one.of(asked)[:, 0], [1, 0, 0, 0, 1])
     assert NO_LABELS.of(asked).shape == (5, 0)
@@ -27,13 +28,17 @@ def test_labels_are_those_of_the_table_whatever_its_order(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "columns", "message"),
     [
-        ("", (), "expected rows with a column object_id"),
+        ("", (), "no table of labels"),
+        ("object_id,spiral\n", (), "expected rows with a column object_id"),
+        ("object_id,spiral\na,1,1\n", (), "more cells than it has columns"),
+        ("object_id,spiral\na,1\nb,1,1\n", (), "no table of labels .*line 3"),
+        ("spiral,object_id\n1,a\n\n1,\n", (), "row 2 has no object_id"),
         ("name,spiral\na,1\n", (), "expected rows with a column object_id"),
         ("object_id\na\n", (), "no column of labels"),
         ("object_id,spiral\na,1\n", ("lens",), "no column lens, it has spiral"),
-        ("object_id,spiral\na,1\nb,yes\n", (), "line 3: spiral is 'yes', expected 0 or 1"),
-        ("object_id,spiral,lens\na,1\n", (), "line 2: lens is None"),
-        ("object_id,spiral\na,1\na,0\n", (), "an object_id comes twice"),
+        ("object_id,spiral\na,1\nb,yes\n", (), "spiral of object 'b' is 'yes', expected 0 or 1"),
+        ("object_id,spiral,lens\na,1\n", (), "lens of object 'a' is '', expected"),
+        ("object_id,spiral\na,1\na,0\n", (), "the object_id 'a' comes twice"),
     ],
 )
 def test_another_table_is_refused(

@@ -88,6 +88,15 @@ def test_copies_of_an_object_follow_each_other(tokens: TokenSet) -> None:
         np.testing.assert_array_equal(batch.objects, copied.objects[batch.origin[:, 2], 0])
         np.testing.assert_array_equal(batch.labels[:, 0], batch.objects == 7)
         assert (batch.shown[::2] != batch.shown[1::2]).any()  # each row has a mask of its own
+    every_third = np.arange(90) % 3 == 1
+    gaps = replace(
+        copied,
+        lengths={key: np.where(every_third, 0, there) for key, there in copied.lengths.items()},
+    )
+    sets = [TokenSet(name="gaps", shards=(gaps,))]
+    rows = origins(Loader(sets, MODEL, replace(CONFIG, rows_per_object=4)), 3)[:, 2]
+    assert not every_third[rows].any()
+    assert (rows.reshape(-1, 4)[:, :2] == rows.reshape(-1, 4)[:, 2:]).all()  # two are left
     alone = Loader([tokens], MODEL, replace(CONFIG, rows_per_object=2))
     rows = origins(alone, 3)
     np.testing.assert_array_equal(rows[::2], rows[1::2])  # an object of one row

@@ -24,6 +24,7 @@ from tests.training.token_data import DOMAINS, FAST, MASKING, MODEL, shard, writ
 from training import checkpoint
 from training.checkpoint import CHECKPOINTS
 from training.curves import CURVE, TENSORBOARD, CurveSkipped
+from training.kinship import KinshipConfig
 from training.pretraining import LossNotFinite, pretrain
 from training.pretraining_config import Precision, PretrainingConfig
 from training.pretraining_report import PretrainingReport, Progress
@@ -75,16 +76,20 @@ def test_loss_falls_to_the_entropy_of_what_cannot_be_known(tmp_path: Path) -> No
     assert report.perplexity()["tok_image"] == pytest.approx(math.exp(report.loss["tok_image"]))
 
 
-def test_interrupted_run_ends_as_if_it_had_not_been(tmp_path: Path, sets: list[TokenSet]) -> None:
-    whole, _ = train(tmp_path / "whole", sets)
+@pytest.mark.parametrize("kinship", [None, KinshipConfig()], ids=["plain", "kinship"])
+def test_interrupted_run_ends_as_if_it_had_not_been(
+    tmp_path: Path, sets: list[TokenSet], kinship: KinshipConfig | None
+) -> None:
+    config = replace(FAST, kinship=kinship)
+    whole, _ = train(tmp_path / "whole", sets, config)
 
     def stop(now: Progress) -> None:
         if now.step == 13:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain(MODEL, sets, FAST, tmp_path / "cut", progress=stop)
-    resumed, report = train(tmp_path / "cut", sets)
+        pretrain(MODEL, sets, config, tmp_path / "cut", progress=stop)
+    resumed, report = train(tmp_path / "cut", sets, config)
 
     assert torch.equal(weights(resumed), weights(whole))
     assert report.steps == 20

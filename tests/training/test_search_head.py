@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +64,27 @@ def test_fit_brings_copies_and_views_of_unseen_objects_together() -> None:
     assert hit_rate(raw[0], raw[1]) < 0.5  # what there was without a head
     assert report.steps == 150
     assert report.accuracy > 0.9
+
+
+def test_objects_that_share_a_label_come_together_and_copies_stay_so() -> None:
+    data, truth = two_views()
+    labels = np.stack([truth[:, 0] > 0, truth[:, 0] <= 0], axis=1)
+    unseen, there = two_views(seed=9)
+    copies = unseen["image"].vectors.reshape(NUM, 3, DIM)
+    alike = (there[:, None, 0] > 0) == (there[None, :, 0] > 0)
+    gaps, hits = {}, {}
+    for share in (0.0, 0.5):
+        head, _ = fit(data, replace(FAST, label_share=share), labels=labels)
+        first, second = (apply(head, copies[:, n].copy(), "image") for n in (0, 1))
+        cosines = first @ second.T
+        gaps[share] = cosines[alike].mean() - cosines[~alike].mean()
+        hits[share] = hit_rate(first, second)
+
+    assert gaps[0.5] > gaps[0.0] + 0.2
+    assert hits[0.5] > 0.7
+    for nothing in (None, np.zeros_like(labels)):
+        with pytest.raises(ValueError, match="no object has a label"):
+            fit(data, replace(FAST, label_share=0.5), labels=nothing)
 
 
 def test_same_seed_gives_the_same_head() -> None:

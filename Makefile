@@ -1,5 +1,5 @@
 # Everything the project needs, it installs itself: Python packages into .venv, Chromium on request.
-.PHONY: demo test test-all check format browser clean
+.PHONY: demo test test-all check format browser wheels clean
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
@@ -37,6 +37,11 @@ format: .venv/.dev
 
 browser:  ## Debian's Chromium, for the browser tests (needs root)
 	command -v chromium >/dev/null || (apt-get update && apt-get install --yes --no-install-recommends chromium)
+
+wheels: .venv/.demo  ## what training needs beside torch and numpy, for a machine without network
+	rm -rf build/wheels
+	$(BIN)/python -m pip download --quiet --constraint constraints.txt --no-deps \
+		--dest build/wheels --requirement training/offline-requirements.txt
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

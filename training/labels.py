@@ -5,6 +5,7 @@ The simulated sky writes such a table, labels.csv. Objects that are not in it ha
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,36 +64,36 @@ def read_labels(file: Path, columns: Sequence[str] = ()) -> Labels:
     Raises:
         ValueError: not such a table, or a column is missing; names file, line and column.
     """
-    import pandas as pd  # on demand: only recipes with labels need it
-
     try:
-        rows = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # ValueError: of pandas and of text that is no UTF-8
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            lines = csv.reader(stream, strict=True)
+            header = next(lines, [])
+            rows = [(lines.line_num, row) for row in lines if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file}: no table of labels ({error})") from error
-    there = [name for name in rows.columns if name != OBJECT_ID]
-    if OBJECT_ID not in rows.columns or not len(rows):
+    there = [name for name in header if name != OBJECT_ID]
+    if header.count(OBJECT_ID) != 1 or not rows:
         raise ValueError(f"{file}: expected rows with a column {OBJECT_ID} and columns of 0 and 1")
-    if not isinstance(rows.index, pd.RangeIndex):
-        raise ValueError(f"{file}: its rows have more cells than it has columns")
     names = tuple(columns) or tuple(there)
-    lacking = [name for name in names if name not in there]
+    lacking = [name for name in names if there.count(name) != 1]
     if lacking or not names:
         what = ", ".join(lacking) or "of labels"
-        raise ValueError(f"{file}: no column {what}, it has {', '.join(there)}")
-    ids = rows[OBJECT_ID].tolist()
-    if not all(ids):
-        raise ValueError(f"{file}: row {ids.index('') + 1} has no {OBJECT_ID}")
-    for name in names:
-        wrong = np.flatnonzero(~rows[name].isin(["0", "1"]))
-        if len(wrong):
-            found = rows[name].iloc[wrong[0]]
-            raise ValueError(
-                f"{file}: {name} of object {ids[wrong[0]]!r} is {found!r}, expected 0 or 1"
-            )
-    twice = rows[OBJECT_ID][rows[OBJECT_ID].duplicated()]
-    if len(twice):
-        raise ValueError(f"{file}: the {OBJECT_ID} {twice.iloc[0]!r} comes twice")
+        raise ValueError(f"{file}: expected a column {what}, it has {', '.join(there)}")
+    ids: list[str] = []
+    table = np.zeros((len(rows), len(names)), dtype=bool)
+    for place, (line, row) in enumerate(rows):
+        if len(row) != len(header):
+            raise ValueError(f"{file}, line {line}: {len(row)} cells under {len(header)} columns")
+        values = dict(zip(header, row, strict=True))
+        ids.append(values[OBJECT_ID])
+        wrong = next((name for name in names if values[name] not in ("0", "1")), None)
+        if wrong is not None or not ids[-1]:
+            key, what = (OBJECT_ID, "an id") if wrong is None else (wrong, "0 or 1")
+            raise ValueError(f"{file}, line {line}: {key} is {values[key]!r}, expected {what}")
+        table[place] = [values[name] == "1" for name in names]
     numbers = object_numbers(ids)
     order = np.argsort(numbers, kind="stable")
-    table = rows[list(names)].to_numpy() == "1"
+    twice = np.flatnonzero(np.diff(numbers[order]) == 0)
+    if len(twice):
+        raise ValueError(f"{file}: the {OBJECT_ID} {ids[order[twice[0]]]!r} comes twice")
     return Labels(names=names, numbers=numbers[order], table=table[order])

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import torch
 from jaxtyping import Bool, Int64
-from sklearn.metrics import roc_auc_score
+from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from training.compact_images import CompactImage, image_batch
@@ -92,7 +92,9 @@ def measure_spectra(
     }
     bad = torch.cat(masks).numpy()
     if bad.any() and not bad.all():
-        figures["mask_auc"] = float(roc_auc_score(bad, torch.cat(logits).numpy()))
+        scores = torch.cat(logits).numpy()
+        pairs = mannwhitneyu(scores[bad], scores[~bad], method="asymptotic").statistic
+        figures["mask_auc"] = float(pairs) / (int(bad.sum()) * int((~bad).sum()))
     return figures
 
 

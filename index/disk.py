@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from numpy import ndarray
 
 from index.errors import DiskFull, SkyBusy, VersionCorrupt
+from training.disk import flush
 
 TEMPORARY = ".tmp-"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -45,7 +46,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
                 handle.flush()
             os.fsync(raw.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        flush(path.parent)
     except OSError as error:
         if error.errno in FULL:
             raise DiskFull(f"no space left to write {path}: {os.strerror(error.errno)}") from error
@@ -68,18 +69,10 @@ def new_folder(parent: Path) -> Iterator[Path]:
 
 def seal(temporary: Path, final: Path) -> None:
     """Give a filled folder its name; one of that name is kept, as names tell content."""
-    sync_folder(temporary)
+    flush(temporary)
     if not final.exists():
         os.rename(temporary, final)
-    sync_folder(final.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(final.parent)
 
 
 def write_array(path: Path, array: ndarray) -> None:

@@ -25,6 +25,7 @@ from numpy import ndarray
 from index import disk
 from index.errors import VersionCorrupt
 from index.objects import CATALOGUE, OBJECT_FIELDS
+from training.disk import flush
 
 MAX_OBJECTS = 1_000_000  # in one file, as HATS catalogues have it
 
@@ -117,7 +118,7 @@ def _write(folder: Path, cell: Cell, objects: pa.Table) -> Path:
         digest = disk.sha256_of(temporary)[:16]
         file = stem.with_name(f"{stem.name}-{digest}.parquet")
         os.replace(temporary, file)
-        disk.sync_folder(file.parent)
+        flush(file.parent)
     finally:
         temporary.unlink(missing_ok=True)
     return file

@@ -21,9 +21,9 @@ from index.errors import EncoderMismatch, VersionCorrupt
 from index.manifest import EncoderReference, FileRecord, record
 from index.store import Store
 from training import artifact
+from training.disk import flush
 from training.encoder import Encoder
 from training.search_head import SearchHead, principal_components
-from training.tensor_file import flush
 
 FOLDER = "head"
 MOST_ROWS = 65_536  # of a view that the components are fitted on

@@ -24,7 +24,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from training.tensor_file import flush, read_tensors, write_tensors
+from training.disk import flush
+from training.tensor_file import read_tensors, write_tensors
 
 CHECKPOINTS = "checkpoints"
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"

@@ -86,19 +86,16 @@ def fit_image_tokenizer(
             ]
         )
         on_device = batch.to(device_of(tokenizer))
-        if reader is None or labels is None:
-            return {"chi_square": image_loss(tokenizer, on_device, fit)[0]}
-        truth = torch.from_numpy(labels[rows]).to(device_of(tokenizer))
+        terms: dict[str, Tensor] = {}
         if done < fit.decode_from:
             with precision(bfloat16=fit.bfloat16):
                 values = tokenizer.quantized(on_device.flux_nmgy, on_device.channels).values
-            told = fit.label_weight * label_loss(reader(values), truth)
-            return {"labels": told}
-        chi_square, values = image_loss(tokenizer, on_device, fit)
-        return {
-            "chi_square": chi_square,
-            "labels": fit.label_weight * label_loss(reader(values), truth),
-        }
+        else:
+            terms["chi_square"], values = image_loss(tokenizer, on_device, fit)
+        if reader is not None and labels is not None:
+            truth = torch.from_numpy(labels[rows]).to(values.device)
+            terms["labels"] = fit.label_weight * label_loss(reader(values), truth)
+        return terms
 
     losses = descend(
         tokenizer, loss, fit, name="image", num_items=len(train), folder=folder,

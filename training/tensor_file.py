@@ -175,12 +175,3 @@ def _sha256(file: Path, *, without_sum: bool = False) -> str:
 def _git_object(file: Path) -> str:
     content = file.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def flush(path: Path) -> None:
-    """Have the disk hold what was written: the content of a file, the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

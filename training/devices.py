@@ -7,11 +7,12 @@ its environment variables say how many there are.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -94,15 +95,26 @@ def launch(
 
 
 def build(
-    config: TransformerConfig, *, seed: int, kinship: KinshipConfig | None = None
+    config: TransformerConfig,
+    *,
+    seed: int,
+    kinship: KinshipConfig | None = None,
+    draw: Callable[[str, Tensor, torch.Generator], None] = initialise,
 ) -> MaskedModelling:
-    """A model of any size, without memory for its weights until `set_up`."""
+    """A model of any size, without memory for its weights until `set_up`.
+
+    Args:
+        config: Its sizes and streams.
+        seed: Of its fresh weights.
+        kinship: What else than masked modelling it is trained on.
+        draw: Fills a parameter in place, by its name in the transformer.
+    """
     with without_memory():
         transformer = Transformer(config)
     freeze_unused(transformer)
     module = MaskedModelling(transformer, kinship)
     names = {id(parameter): name for name, parameter in transformer.named_parameters()}
-    module.prepare = lambda part: _materialise(part, seed, names)
+    module.prepare = lambda part: _materialise(part, seed, names, draw)
     return module
 
 
@@ -176,7 +188,12 @@ def shard(module: MaskedModelling, mesh: DeviceMesh, *, half: bool) -> MaskedMod
     return module
 
 
-def _materialise(part: nn.Module, seed: int, names: dict[int, str]) -> None:
+def _materialise(
+    part: nn.Module,
+    seed: int,
+    names: dict[int, str],
+    draw: Callable[[str, Tensor, torch.Generator], None],
+) -> None:
     """Draw those weights of a part of a model that have no memory yet.
 
     Each is drawn from the seed and its own name: any division of a model gives the same weights.
@@ -187,13 +204,18 @@ def _materialise(part: nn.Module, seed: int, names: dict[int, str]) -> None:
             if not parameter.is_meta:
                 continue
             if id(parameter) not in made:
-                made[id(parameter)] = _drawn(names[id(parameter)], parameter, seed)
+                made[id(parameter)] = _drawn(names[id(parameter)], parameter, seed, draw)
             setattr(module, name, made[id(parameter)])
 
 
-def _drawn(name: str, empty: nn.Parameter, seed: int) -> nn.Parameter:
+def _drawn(
+    name: str,
+    empty: nn.Parameter,
+    seed: int,
+    draw: Callable[[str, Tensor, torch.Generator], None],
+) -> nn.Parameter:
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
     weight = torch.empty(empty.shape, dtype=empty.dtype)
-    initialise(name, weight, generator)
+    draw(name, weight, generator)
     return nn.Parameter(weight, requires_grad=empty.requires_grad)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from training import artifact, pretraining
+from training.code_values import code_values
 from training.devices import launch
 from training.pretraining_report import Progress as TrainingProgress
 from training.processes import is_first
@@ -66,9 +67,12 @@ def train_encoder(
         what = f"training the encoder, step {now.step:,}, loss {now.loss:.2f}"
         progress(what + streams + speed + left, now.done)
 
+    codecs = artifact.load_codecs(out, tuple(model.domains_in))
     transformer, trained = pretraining.pretrain(
-        model, sets, training, out, labels=open_labels(recipe, out), fabric=fabric, progress=show
-    )
+        model, sets, training, out,
+        labels=open_labels(recipe, out), values=code_values(model.domains_in, codecs),
+        fabric=fabric, progress=show,
+    )  # fmt: skip
     figures: Figures = {
         "parameters": sum(tensor.numel() for tensor in transformer.parameters()),
         "rows": {each.name: len(each) for each in sets},

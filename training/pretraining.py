@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from training import checkpoint
 from training.artifact import dump_config
 from training.checkpoint import State
+from training.code_values import drawn_by_value
 from training.devices import build, launch, set_up
 from training.labels import NO_LABELS, Labels
 from training.loader import Loader, LoaderConfig, Step
@@ -31,7 +32,7 @@ from training.schedule import rate_share, share_done
 from training.shards import TokenSet
 from training.tensor_file import write_tensors
 from training.throughput import Meter, Work, peak_flops, work_of
-from training.transformer import Transformer
+from training.transformer import Transformer, initialise
 from training.transformer_config import TransformerConfig
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def pretrain(
     folder: Path,
     *,
     labels: Labels = NO_LABELS,
+    values: Mapping[str, Float[Tensor, "code value"]] | None = None,
     fabric: Fabric | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Transformer, PretrainingReport]:
@@ -63,6 +65,7 @@ def pretrain(
         config: How long and how fast.
         folder: Receives the curves and checkpoints; a checkpoint found there is resumed.
         labels: What is known of objects, for kinship.
+        values: Places of codes, from `code_values`, for a value_share.
         fabric: From `devices.launch`; None launches one as the configuration says.
         progress: Called after each step, in the first process alone.
 
@@ -72,14 +75,15 @@ def pretrain(
 
     Raises:
         ValueError: the shards do not fit the model or leave no row to train on, kinship asks for
-            labels and there are none, or a checkpoint is of another configuration.
+            labels and there are none, a value_share for values and there are none, or a checkpoint
+            is of another configuration.
         LossNotFinite: names the file that holds the batch.
     """
     torch.set_num_threads(config.num_threads)
     folder.mkdir(parents=True, exist_ok=True)
     if fabric is None:
         fabric = launch(device=config.device, strategy=config.strategy, precision=config.precision)
-    run = _Run.begin(model, sets, config, folder, fabric, labels)
+    run = _Run.begin(model, sets, config, folder, fabric, labels, values or {})
     report = run.train(progress)
     return run.result(), report
 
@@ -119,6 +123,7 @@ class _Run:
         folder: Path,
         fabric: Fabric,
         labels: Labels,
+        values: Mapping[str, Float[Tensor, "code value"]],
     ) -> _Run:
         """Set up a run, and put it where its newest checkpoint stands."""
         kinship = config.kinship
@@ -151,7 +156,12 @@ class _Run:
         resumed = checkpoint.newest(folder)
         if resumed is not None:
             checkpoint.check_same_run(*resumed, settings)
-        module = build(model, seed=config.seed, kinship=kinship)
+        if config.value_share and not values:
+            raise ValueError(
+                f"value_share {config.value_share} asks for values of codes, and there are none"
+            )
+        draw = drawn_by_value(values, config.value_share) if config.value_share else initialise
+        module = build(model, seed=config.seed, kinship=kinship, draw=draw)
         wrapped, optimizer = set_up(
             fabric, module,
             learning_rate=config.learning_rate, weight_decay=config.weight_decay,

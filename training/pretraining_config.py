@@ -36,6 +36,7 @@ class PretrainingConfig:
 
     masking: MaskingConfig = MaskingConfig()
     kinship: KinshipConfig | None = None  # absent from AION-1
+    value_share: float = Field(default=0.0, ge=0, le=1)  # see code_values; absent from AION-1
     steps: int = Field(default=20_000, gt=0)
     max_seconds: float | None = Field(
         default=None, gt=0

@@ -19,11 +19,14 @@ from training.shards import TokenSet
 
 FIFTY = replace(
     FAST, steps=50, batch_size=16, log_steps=1, checkpoint_steps=25, validation_share=0.05,
-    kinship=KinshipConfig(weight=0.5, label_share=0.5),
+    kinship=KinshipConfig(weight=0.5, label_share=0.5), value_share=0.5,
 )  # fmt: skip
 HALVES = Labels(
     names=("even",), numbers=np.arange(NUM), table=np.arange(NUM)[:, None] % 2 == 0
 )  # half of the objects are known to be alike, of the others nothing is known
+
+# of the image's codes, as a tokenizer would place them
+VALUES = {"tok_image": torch.eye(MODEL.domains_in["tok_image"].vocabulary)[:, :3]}
 
 
 def run(rank: int, world_size: int, port: int, folder: Path, out: str, strategy: Strategy) -> None:
@@ -40,7 +43,7 @@ def train(folder: Path, out: str, config: PretrainingConfig) -> None:
     """Train on the shards in a folder."""
     torch.set_num_threads(1)
     sets = [TokenSet.open(folder / "tokens", name="one")]
-    pretrain(MODEL, sets, config, folder / out, labels=HALVES)
+    pretrain(MODEL, sets, config, folder / out, labels=HALVES, values=VALUES)
 
 
 if __name__ == "__main__":

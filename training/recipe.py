@@ -15,18 +15,22 @@ from typing import Any
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from training.artifact import read_config
+from training.artifact import fits, read_config
 from training.augmentation import AugmentationConfig
-from training.modalities import STREAM
+from training.modalities import STREAM, Kind
 from training.pretraining_config import PretrainingConfig
 from training.search_head import HeadFitConfig
 from training.tokenizer_fitting import FitConfig
+from training.tokenizers import released
 from training.tokenizers.ellipses import EllipsesTokenizerConfig
 from training.tokenizers.field import FieldTokenizerConfig
 from training.tokenizers.image import ImageTokenizerConfig
-from training.tokenizers.scalar import GridTokenizerConfig
+from training.tokenizers.released import CodecConfig
+from training.tokenizers.scalar import GridTokenizerConfig, ScalarTokenizerConfig
 from training.tokenizers.spectrum import SpectrumTokenizerConfig
+from training.tokenizers.xp import MultiScalarTokenizerConfig
 from training.transformer_config import TransformerConfig
+from training.weights import without_memory
 
 _CHECKED = ConfigDict(extra="forbid")
 
@@ -224,7 +228,48 @@ def read_recipe(file: Path) -> Recipe:
         raise ValueError(f"{file}: cannot be read as TOML ({error})") from error
     recipe = read_config(Recipe, values, where=file)
     sky_config(recipe, where=file)
+    _check_tokenizers(recipe, where=file)
     return recipe
+
+
+def _check_tokenizers(recipe: Recipe, *, where: Path) -> None:
+    """Raise ValueError unless each tokenizer can be made and gives what its streams hold.
+
+    Found here, it is found before a sky is simulated and tokenizers are fitted for hours.
+    """
+    num_bins = recipe.scalars.num_bins
+    image, spectrum = recipe.image_tokenizer, recipe.spectrum_tokenizer
+    mask = recipe.field_tokenizer
+    of_kind: dict[Kind, tuple[str, CodecConfig | None]] = {
+        "image": ("image_tokenizer", None if image is None else image.model),
+        "spectrum": ("spectrum_tokenizer", None if spectrum is None else spectrum.model),
+        "field": ("field_tokenizer", None if mask is None else mask.model),
+        "scalar": ("scalars", ScalarTokenizerConfig(num_bins=num_bins)),
+        "multi_scalar": ("scalars", MultiScalarTokenizerConfig(num_bins=num_bins)),
+        "grid": ("scalars.redshift", recipe.scalars.redshift),
+        "ellipses": ("scalars.ellipses", recipe.scalars.ellipses),
+    }
+    streams = recipe.encoder.model.domains_in
+    for kind, (table, config) in of_kind.items():
+        keys = [key for key in streams if STREAM[key].kind == kind]
+        if config is None:
+            if keys:
+                raise ValueError(
+                    f"{where}: the model has the stream {keys[0]}, and the recipe no [{table}]"
+                )
+            continue
+        try:
+            with without_memory():
+                codec = released.build(config)
+        except (ValueError, IndexError) as error:
+            raise ValueError(f"{where}: {table}: no tokenizer has these sizes ({error})") from error
+        for key in keys:
+            if not fits(key, streams[key], codec):
+                raise ValueError(
+                    f"{where}: {key} has {streams[key].vocabulary} codes and "
+                    f"{streams[key].num_tokens} tokens under encoder.model.domains_in, and "
+                    f"{table} makes {codec.num_codes} and {codec.num_tokens}"
+                )
 
 
 def sky_config(recipe: Recipe, *, where: Path) -> Any:

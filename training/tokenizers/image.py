@@ -55,6 +55,12 @@ class ImageTokenizerConfig:
                 "compression_softening_nmgy and compression_multiplier must be positive, "
                 f"gate_bias finite, got {scales[0]}, {scales[1]} and {self.gate_bias}"
             )
+        if min(self.hidden, self.embedding, self.multisurvey) < 1 or self.num_consecutive < 0:
+            raise ValueError(
+                "hidden, embedding and multisurvey must be 1 or more, num_consecutive 0 or more, "
+                f"got {self.hidden}, {self.embedding}, {self.multisurvey} and "
+                f"{self.num_consecutive}"
+            )
         if len(self.levels) != self.embedding:
             raise ValueError(
                 f"expected one level per embedding dimension, got {len(self.levels)} levels "

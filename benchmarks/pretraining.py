@@ -3,11 +3,14 @@
     python benchmarks/pretraining.py [--steps 40] [--batch-size 64] [--precision bfloat16]
                                   [--device auto] [--compile] [--quick] [--json]
 
-Both train a transformer of the size of nano (on a GPU: Base) on tokens drawn at random. Ours is
+All train a transformer of the size of nano (on a GPU: Base) on tokens drawn at random. Ours is
 what `skykin train encoder` runs: shards mapped from disk, masks drawn anew, curves, Fabric. The
 plain loop has its batches in memory beforehand, and does nothing but forward, backward, clip and
-step: what it is faster by is the cost of ours. Rounds of both come in turn, so that a busy machine
-slows both alike; the best round of each counts.
+step: what it is faster by is the cost of ours. The reference is the same plain loop around the 4M
+transformer inside polymathic-aion, with the same sizes and masks; it embeds all tokens of an object
+and then picks those shown. Where that package is absent its figures are null. Rounds of all come
+in turn, so that a busy machine slows all alike; the best round of each counts. Kinship and labels
+are left out everywhere: the reference has none.
 
 MFU counts the model's own FLOPs by formula against the peak of the device (training/throughput.py).
 stdout with --json is one JSON document.
@@ -20,22 +23,30 @@ import json
 import platform
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from training.devices import build, launch, set_up
-from training.loader import Loader, LoaderConfig
+from training.loader import Batch, Loader, LoaderConfig
 from training.masking import MaskingConfig
 from training.objective import losses, token_weights
 from training.pretraining import pretrain
 from training.pretraining_config import PretrainingConfig
 from training.recipe import read_recipe
 from training.shards import TokenSet, TokenShard
-from training.throughput import peak_flops, work_of
+from training.throughput import Work, peak_flops, work_of
+from training.transformer import Layout
 from training.transformer_config import TransformerConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 NANO = Path(__file__).parents[1] / "training" / "nano" / "nano.toml"
 NUM_ROWS, NUM_SHARDS = 2048, 4
@@ -82,13 +93,16 @@ def measure(model: TransformerConfig, config: PretrainingConfig, *, rounds: int)
     """All figures of one run."""
     mine: list[dict[str, float]] = []
     plain: list[dict[str, float]] = []
+    theirs: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         tokens = random_tokens(model, Path(folder) / "tokens")
         for number in range(rounds):
             mine.append(our_loop(model, tokens, config, Path(folder) / str(number)))
             plain.append(plain_loop(model, tokens, config))
-    ours = max(mine, key=lambda each: each["tokens_per_second"])
-    reference = max(plain, key=lambda each: each["tokens_per_second"])
+            if find_spec("aion") is not None:
+                theirs.append(reference_loop(model, tokens, config))
+    ours, alone = best(mine), best(plain)
+    reference = best(theirs) if theirs else None
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
@@ -99,9 +113,18 @@ def measure(model: TransformerConfig, config: PretrainingConfig, *, rounds: int)
         "batch_size": config.batch_size,
         "steps": config.steps,
         "ours": ours,
-        "plain": reference,
-        "ratio": ours["tokens_per_second"] / reference["tokens_per_second"],
+        "plain": alone,
+        "ratio": ours["tokens_per_second"] / alone["tokens_per_second"],
+        "reference": reference,
+        "ratio_to_reference": (
+            ours["tokens_per_second"] / reference["tokens_per_second"] if reference else None
+        ),
     }
+
+
+def best(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The fastest of some rounds."""
+    return max(rounds, key=lambda each: each["tokens_per_second"])
 
 
 def random_tokens(model: TransformerConfig, folder: Path) -> TokenSet:
@@ -147,6 +170,99 @@ def plain_loop(
     model: TransformerConfig, tokens: TokenSet, config: PretrainingConfig
 ) -> dict[str, float]:
     """Forward, backward, clip and step on batches in memory."""
+    fabric, batches = ready(model, tokens, config)
+    module = build(model, seed=0)
+    wrapped, optimizer = set_up(
+        fabric, module,
+        learning_rate=config.learning_rate, weight_decay=config.weight_decay,
+        compiled=config.compile,
+    )  # fmt: skip
+
+    def loss_of(batch: Batch) -> Tensor:
+        weights = token_weights(torch.tensor(batch.counts, dtype=torch.float64), config.loss)
+        return (losses(wrapped, batch) * weights.to(fabric.device)).sum()
+
+    return timed(fabric, module, optimizer, loss_of, batches, model, config)
+
+
+def reference_loop(
+    model: TransformerConfig, tokens: TokenSet, config: PretrainingConfig
+) -> dict[str, float]:
+    """The same with the 4M transformer of polymathic-aion."""
+    fabric, batches = ready(model, tokens, config)
+    module = four_m(model).to(fabric.device)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=config.learning_rate, fused=True)
+    wrapped = fabric.setup_module(module)
+    layout = Layout.of(model.domains_in)
+    inputs = [of_reference(batch, layout, model) for batch in batches]
+    budget = (config.masking.num_input_tokens, config.masking.num_target_tokens)
+    kind = "mod" if config.loss == "modality" else "token"
+
+    def loss_of(batch: dict[str, dict[str, Tensor]]) -> Tensor:
+        # it adds keys to what it is given
+        loss: Tensor = wrapped({key: dict(each) for key, each in batch.items()}, *budget, kind)[0]
+        return loss
+
+    flops_of = [work_of(batch, model) for batch in batches]
+    return timed(fabric, module, optimizer, loss_of, inputs, model, config, works=flops_of)
+
+
+def four_m(model: TransformerConfig) -> nn.Module:
+    """The transformer of polymathic-aion in the sizes of a configuration."""
+    from aion.fourm.decoder_embeddings import ImageTokenDecoderEmbedding
+    from aion.fourm.encoder_embeddings import ImageTokenEncoderEmbedding
+    from aion.fourm.fm import FourM
+    from aion.fourm.fm_utils import LayerNorm
+
+    def embeddings(kind: type[nn.Module], **more: bool) -> dict[str, nn.Module]:
+        return {
+            key: kind(vocab_size=each.vocabulary, patch_size=1, image_size=each.grid, **more)
+            for key, each in model.domains_in.items()
+        }
+
+    made: nn.Module = FourM(
+        embeddings(ImageTokenEncoderEmbedding),
+        embeddings(ImageTokenDecoderEmbedding, share_embedding=False),
+        {key: {"type": "img", "id": number} for number, key in enumerate(model.domains_in)},
+        dim=model.dim, encoder_depth=model.encoder_depth, decoder_depth=model.decoder_depth,
+        num_heads=model.num_heads, mlp_ratio=model.mlp_ratio, gated_mlp=True, qk_norm=True,
+        qkv_bias=model.qkv_bias, proj_bias=model.proj_bias, mlp_bias=model.mlp_bias,
+        act_layer=nn.SiLU, norm_layer=partial(LayerNorm, eps=1e-6, bias=model.norm_bias),
+    )  # fmt: skip
+    return made
+
+
+def of_reference(
+    batch: Batch, layout: Layout, model: TransformerConfig
+) -> dict[str, dict[str, Tensor]]:
+    """The masks of a batch as 4M has them; codes are drawn at random, as ours are."""
+    rows = len(batch.shown)
+    shown = torch.zeros(rows, len(layout.stream_of_position()), dtype=torch.bool)
+    asked = shown.clone()
+    valid = torch.ones_like(batch.positions, dtype=torch.bool)
+    for mask, positions, there in (
+        (shown, batch.positions, valid if batch.valid is None else batch.valid),
+        (asked, batch.targets, batch.target_valid),
+    ):
+        row, column = torch.nonzero(there, as_tuple=True)
+        mask[row, positions[row, column]] = True
+    made = {}
+    for key, each in model.domains_in.items():
+        mine = layout.slice(key)
+        made[key] = {
+            "tensor": torch.randint(0, each.vocabulary, (rows, each.num_tokens)),
+            "input_mask": ~shown[:, mine],
+            "target_mask": ~asked[:, mine],
+            "decoder_attention_mask": torch.zeros(rows, each.num_tokens, dtype=torch.int),
+        }
+        made[key] = {name: value.to(batch.shown.device) for name, value in made[key].items()}
+    return made
+
+
+def ready(
+    model: TransformerConfig, tokens: TokenSet, config: PretrainingConfig
+) -> tuple[Fabric, list[Batch]]:
+    """Where to compute, and batches there."""
     torch.set_num_threads(config.num_threads)
     fabric = launch(device=config.device, precision=config.precision)
     loader = Loader(
@@ -155,29 +271,36 @@ def plain_loop(
             masking=config.masking, batch_size=config.batch_size, fixed_shape=config.compile
         ),
     )  # fmt: skip
-    batches = [
+    return fabric, [
         step.batches[0].to(fabric.device)
         for step in loader.steps(1, loader.start(), last=min(config.steps, 8))
     ]
-    module = build(model, seed=0)
-    wrapped, optimizer = set_up(
-        fabric, module,
-        learning_rate=config.learning_rate, weight_decay=config.weight_decay,
-        compiled=config.compile,
-    )  # fmt: skip
+
+
+def timed(
+    fabric: Fabric,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[Any], Tensor],
+    batches: Sequence[Any],
+    model: TransformerConfig,
+    config: PretrainingConfig,
+    *,
+    works: Sequence[Work] | None = None,
+) -> dict[str, float]:
+    """Speed of the second half of some steps; `works` is what each batch takes by our formula."""
+    works = works or [work_of(batch, model) for batch in batches]
     done, flops, started = 0, 0.0, 0.0
     for number in range(config.steps):
         if number == config.steps // 2:
             synchronize(fabric.device)
             started = time.perf_counter()
-        batch = batches[number % len(batches)]
-        weights = token_weights(torch.tensor(batch.counts, dtype=torch.float64), config.loss)
         optimizer.zero_grad(set_to_none=True)
-        fabric.backward((losses(wrapped, batch) * weights.to(fabric.device)).sum())
+        fabric.backward(loss_of(batches[number % len(batches)]))
         torch.nn.utils.clip_grad_norm_(module.parameters(), config.max_gradient_norm)
         optimizer.step()
         if number >= config.steps // 2:
-            work = work_of(batch, model)
+            work = works[number % len(batches)]
             done, flops = done + work.tokens, flops + work.flops
     synchronize(fabric.device)
     seconds = time.perf_counter() - started

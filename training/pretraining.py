@@ -7,7 +7,6 @@ number of processes, so a run that was interrupted goes on exactly where its las
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,12 +24,12 @@ from training.code_values import drawn_by_value
 from training.devices import build, launch, set_up
 from training.labels import NO_LABELS, Labels
 from training.loader import Loader, LoaderConfig, Step
+from training.not_finite import LossNotFinite, save_batch
 from training.objective import losses, token_weights
 from training.pretraining_config import MAY_CHANGE, PretrainingConfig
 from training.pretraining_report import PretrainingReport, Progress
 from training.schedule import rate_share, share_done
 from training.shards import TokenSet
-from training.tensor_file import write_tensors
 from training.throughput import Meter, Work, peak_flops, work_of
 from training.transformer import Transformer, initialise
 from training.transformer_config import TransformerConfig
@@ -40,10 +39,6 @@ if TYPE_CHECKING:
     from lightning_fabric.wrappers import _FabricModule
 
 KINSHIP = "kinship"  # the name of its loss, beside those of streams
-
-
-class LossNotFinite(ValueError):
-    """The loss or its gradient is NaN or infinite; weights are as the step before left them."""
 
 
 def pretrain(
@@ -257,7 +252,14 @@ class _Run:
             )
         )
         if not math.isfinite(norm):
-            raise LossNotFinite(self._save_batch(step, sums))
+            rank = self.fabric.global_rank
+            file = self.folder / f"not-finite-step-{step.number:09d}-process-{rank}.safetensors"
+            summed = dict(zip(self.keys, sums.tolist(), strict=True))
+            saved = save_batch(step, summed, [each.name for each in self.loader.sets], file)
+            raise LossNotFinite(
+                f"{saved}, the last checkpoint in {self.folder / checkpoint.CHECKPOINTS}; try a "
+                "lower learning_rate or a longer warmup_share"
+            )
         self.optimizer.step()
         self.step, self.position = step.number, step.after
         self.sums += sums
@@ -339,32 +341,6 @@ class _Run:
             tokens_per_second=self.rates.get("tokens_per_second", 0.0),
             mfu=self.rates.get("mfu", 0.0),
         )  # fmt: skip
-
-    def _save_batch(self, step: Step, sums: Tensor) -> str:
-        """Keep the batch of a step that went wrong; the message that says so."""
-        rank = self.fabric.global_rank
-        file = self.folder / f"not-finite-step-{step.number:09d}-process-{rank}.safetensors"
-        tensors: dict[str, Tensor] = {}
-        for number, batch in enumerate(step.batches):
-            named = batch.tensors() | {"origin": torch.from_numpy(batch.origin)}
-            tensors |= {f"{number}.{name}": tensor for name, tensor in named.items()}
-        per_stream = dict(zip(self.keys, sums.tolist(), strict=True))
-        write_tensors(
-            file,
-            tensors,
-            metadata={
-                "step": str(step.number),
-                "summed_losses": json.dumps({key: repr(v) for key, v in per_stream.items()}),
-                "data_sets": json.dumps([each.name for each in self.loader.sets]),
-            },
-        )
-        wrong = [key for key, value in per_stream.items() if not math.isfinite(value)]
-        what = f"the loss of {', '.join(wrong)}" if wrong else "the gradient"
-        return (
-            f"step {step.number:,}: {what} is not finite. The batch is in {file}, the last "
-            f"checkpoint in {self.folder / checkpoint.CHECKPOINTS}; try a lower learning_rate or "
-            "a longer warmup_share"
-        )
 
     def result(self) -> Transformer:
         """The trained transformer whole and on the CPU, in the first process."""

@@ -25,7 +25,8 @@ from training import checkpoint
 from training.checkpoint import CHECKPOINTS
 from training.curves import CURVE, TENSORBOARD, CurveSkipped
 from training.kinship import KinshipConfig
-from training.pretraining import LossNotFinite, pretrain
+from training.not_finite import LossNotFinite
+from training.pretraining import pretrain
 from training.pretraining_config import Precision, PretrainingConfig
 from training.pretraining_report import PretrainingReport, Progress
 from training.shards import TokenSet

@@ -9,6 +9,10 @@ Added to it, and absent by default: `hidden_share` of the objects show some kind
 (images, spectra, numbers ...), each kind hidden by the toss of a coin. The paper's sampler fills
 its budget from the longest streams: numbers alone, or an image alone, are never met in training.
 
+Absent by default too: with `target_fill` "streams" what is left of the budget to ask for is shared
+evenly by streams instead of tokens, so that single numbers are asked for in nearly every row. With
+"tokens", as in the paper, an image and a spectrum of hundreds of tokens leave them few chances.
+
 A sequence (`catalog`) shows its beginning and is asked for what follows, in order.
 
 Chance comes from a counter: what one object of one step draws depends on (seed, step, place in the
@@ -21,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -51,6 +56,7 @@ class MaskingConfig:
     )  # Beta distribution of the asked share of a modality
     target_beta: float = Field(default=1.0, gt=0)
     hidden_share: float = Field(default=0.0, ge=0, le=1)  # of the objects that hide whole kinds
+    target_fill: Literal["tokens", "streams"] = "tokens"  # who shares what is left
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +165,8 @@ def sample_masks(
     num_first = (torch.from_numpy(share) * size_first).ceil().clamp(min=1)
     budget = sizes.sum(dim=1).clamp(max=config.num_target_tokens)
     order = _ordered(chance.order[:, 1], left, sequences)
+    if config.target_fill == "streams":
+        order = _in_turns(order, left, stream_of_position)
     _, targets, target_valid = _draw(
         left, stream_of_position == first[:, None], order,
         num_first=torch.minimum(num_first, budget), budget=budget, most=config.num_target_tokens,
@@ -189,6 +197,20 @@ def _draw(
     positions, valid = positions[:, :longest], valid[:, :longest]
     chosen = torch.zeros_like(available).scatter(1, positions, valid)
     return chosen, torch.where(valid, positions, 0), valid
+
+
+def _in_turns(
+    order: Float64[Tensor, "batch position"],
+    available: Bool[Tensor, "batch position"],
+    stream_of_position: Int[Tensor, " position"],
+) -> Float64[Tensor, "batch position"]:
+    """Numbers in [0, 1) by which streams take turns; within each the order stays."""
+    turn = torch.zeros_like(order)
+    for number in range(int(stream_of_position.max()) + 1):
+        mine = stream_of_position == number
+        of_stream = torch.where(available[:, mine], order[:, mine], 2.0)
+        turn[:, mine] = of_stream.argsort(dim=1, stable=True).argsort(dim=1).double()
+    return (turn + order) / (order.shape[1] + 1)
 
 
 def _ordered(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -34,13 +36,20 @@ some_streams = st.lists(st.booleans(), min_size=5, max_size=5).filter(any)
     num_targets=st.integers(1, 500),
     seed=st.integers(0, 2**32 - 1),
     hidden=st.sampled_from([0.0, 0.5, 1.0]),
+    fill=st.sampled_from(["tokens", "streams"]),
 )
 def test_every_draw_obeys_the_rules(
-    present: list[list[bool]], num_inputs: int, num_targets: int, seed: int, hidden: float
+    present: list[list[bool]],
+    num_inputs: int,
+    num_targets: int,
+    seed: int,
+    hidden: float,
+    fill: Literal["tokens", "streams"],
 ) -> None:
     config = MaskingConfig(
-        num_input_tokens=num_inputs, num_target_tokens=num_targets, hidden_share=hidden
-    )
+        num_input_tokens=num_inputs, num_target_tokens=num_targets, hidden_share=hidden,
+        target_fill=fill,
+    )  # fmt: skip
     masks = draw(present, config, seed)
 
     for row, has in enumerate(present):
@@ -124,6 +133,21 @@ def test_first_asked_modality_has_a_number_skewed_to_zero() -> None:
 
     assert np.median(share) == pytest.approx(np.median(expected), abs=0.01)
     assert share.mean() == pytest.approx(expected.mean(), abs=0.01)
+
+
+def test_streams_that_take_turns_are_asked_for_evenly() -> None:
+    """After the stream drawn first come all numbers, then the long streams in turns."""
+    config = MaskingConfig(num_input_tokens=40, num_target_tokens=60, target_fill="streams")
+    masks = draw([[True] * 5] * 2000, config)
+    shown = torch.stack([(STREAMS[masks.inputs] == n).sum(dim=1) for n in range(5)], dim=1)
+    asked = torch.stack([(STREAMS[masks.targets] == n).sum(dim=1) for n in range(5)], dim=1)
+    room = asked.max(dim=1).values < 57  # the stream drawn first left some
+    number_first = (asked[:, 0] - asked[:, 1]).abs() <= 1
+
+    assert (asked.sum(dim=1) == 60).all()
+    assert room.float().mean() > 0.7
+    assert ((shown + asked)[room][:, 2:] == 1).all()
+    assert number_first.float().mean() > 0.5
 
 
 def test_place_in_the_batch_decides_alone() -> None:

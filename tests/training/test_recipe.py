@@ -123,7 +123,7 @@ def test_shipped_recipe_is_valid_and_makes_the_shipped_encoder() -> None:
     assert recipe.image_tokenizer.model == nano.codecs["image"].config
     assert recipe.spectrum_tokenizer.model == nano.codecs["spectrum"].config
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-    assert size <= 30e6
+    assert size <= 20e6
 
 
 @pytest.mark.parametrize(

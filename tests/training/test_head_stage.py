@@ -52,10 +52,13 @@ def made(
 def _recipe(files: list[Path], *, copies: int) -> Recipe:
     recipe = read_recipe(SHIPPED)
     settings = recipe.search_head
-    training = replace(settings.training, steps=4, batch_size=4)
+    training = replace(settings.training, steps=4, batch_size=4, label_share=0.0)
+    untold = replace(recipe.encoder.training, kinship=None)  # these files come without labels
     return replace(
         recipe,
         data=DataRecipe(survey="multimodal_universe", sources=tuple(files)),
+        encoder=replace(recipe.encoder, training=untold),
+        image_tokenizer=None,
         search_head=replace(settings, training=training, copies=copies, max_objects=5),
     )
 

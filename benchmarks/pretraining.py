@@ -182,7 +182,8 @@ def plain_loop(
         weights = token_weights(torch.tensor(batch.counts, dtype=torch.float64), config.loss)
         return (losses(wrapped, batch) * weights.to(fabric.device)).sum()
 
-    return timed(fabric, module, optimizer, loss_of, batches, model, config)
+    works = [work_of(batch, model) for batch in batches]
+    return timed(fabric, module, optimizer, loss_of, batches, works, config)
 
 
 def reference_loop(
@@ -203,8 +204,8 @@ def reference_loop(
         loss: Tensor = wrapped({key: dict(each) for key, each in batch.items()}, *budget, kind)[0]
         return loss
 
-    flops_of = [work_of(batch, model) for batch in batches]
-    return timed(fabric, module, optimizer, loss_of, inputs, model, config, works=flops_of)
+    works = [work_of(batch, model) for batch in batches]
+    return timed(fabric, module, optimizer, loss_of, inputs, works, config)
 
 
 def four_m(model: TransformerConfig) -> nn.Module:
@@ -283,13 +284,10 @@ def timed(
     optimizer: torch.optim.Optimizer,
     loss_of: Callable[[Any], Tensor],
     batches: Sequence[Any],
-    model: TransformerConfig,
+    works: Sequence[Work],
     config: PretrainingConfig,
-    *,
-    works: Sequence[Work] | None = None,
 ) -> dict[str, float]:
     """Speed of the second half of some steps; `works` is what each batch takes by our formula."""
-    works = works or [work_of(batch, model) for batch in batches]
     done, flops, started = 0, 0.0, 0.0
     for number in range(config.steps):
         if number == config.steps // 2:

@@ -9,7 +9,7 @@ linear map of that place. AION-1 has no such thing; the default is to draw all c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -22,13 +22,12 @@ from training.tokenizers.released import Codec
 from training.tokenizers.scalar import GridTokenizer, ScalarTokenizer
 from training.tokenizers.spectrum import SpectrumTokenizer
 from training.tokenizers.xp import MultiScalarTokenizer
-from training.transformer import initialise
+from training.transformer import Draw, initialise
 from training.transformer_config import Domain
 
 NUM_WAVES = 6  # of the rank of a number: half a period, one, two, up to 16 over all codes
 
 Values = Float[Tensor, "code value"]
-Draw = Callable[[str, Tensor, torch.Generator], None]
 
 
 def code_values(domains: Mapping[str, Domain], codecs: Mapping[str, Codec]) -> dict[str, Values]:

@@ -7,12 +7,11 @@ its environment variables say how many there are.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -25,7 +24,7 @@ from training.objective import (
 )
 from training.pretraining_config import Device, Precision, Strategy
 from training.processes import num_local_processes, num_processes
-from training.transformer import Transformer, initialise
+from training.transformer import Draw, Transformer, initialise
 from training.transformer_config import TransformerConfig
 from training.weights import without_memory
 
@@ -99,7 +98,7 @@ def build(
     *,
     seed: int,
     kinship: KinshipConfig | None = None,
-    draw: Callable[[str, Tensor, torch.Generator], None] = initialise,
+    draw: Draw = initialise,
 ) -> MaskedModelling:
     """A model of any size, without memory for its weights until `set_up`.
 
@@ -188,12 +187,7 @@ def shard(module: MaskedModelling, mesh: DeviceMesh, *, half: bool) -> MaskedMod
     return module
 
 
-def _materialise(
-    part: nn.Module,
-    seed: int,
-    names: dict[int, str],
-    draw: Callable[[str, Tensor, torch.Generator], None],
-) -> None:
+def _materialise(part: nn.Module, seed: int, names: dict[int, str], draw: Draw) -> None:
     """Draw those weights of a part of a model that have no memory yet.
 
     Each is drawn from the seed and its own name: any division of a model gives the same weights.
@@ -208,12 +202,7 @@ def _materialise(
             setattr(module, name, made[id(parameter)])
 
 
-def _drawn(
-    name: str,
-    empty: nn.Parameter,
-    seed: int,
-    draw: Callable[[str, Tensor, torch.Generator], None],
-) -> nn.Parameter:
+def _drawn(name: str, empty: nn.Parameter, seed: int, draw: Draw) -> nn.Parameter:
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
     weight = torch.empty(empty.shape, dtype=empty.dtype)

@@ -67,11 +67,12 @@ def train_encoder(
         what = f"training the encoder, step {now.step:,}, loss {now.loss:.2f}"
         progress(what + streams + speed + left, now.done)
 
-    codecs = artifact.load_codecs(out, tuple(model.domains_in))
+    values = {}
+    if training.value_share:
+        values = code_values(model.domains_in, artifact.load_codecs(out, tuple(model.domains_in)))
     transformer, trained = pretraining.pretrain(
         model, sets, training, out,
-        labels=open_labels(recipe, out), values=code_values(model.domains_in, codecs),
-        fabric=fabric, progress=show,
+        labels=open_labels(recipe, out), values=values, fabric=fabric, progress=show,
     )  # fmt: skip
     figures: Figures = {
         "parameters": sum(tensor.numel() for tensor in transformer.parameters()),

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor, nn
 
 from training import checkpoint
 from training.artifact import dump_config
 from training.checkpoint import State
-from training.code_values import drawn_by_value
+from training.code_values import Values, drawn_by_value
 from training.devices import build, launch, set_up
 from training.labels import NO_LABELS, Labels
 from training.loader import Loader, LoaderConfig, Step
@@ -48,7 +48,7 @@ def pretrain(
     folder: Path,
     *,
     labels: Labels = NO_LABELS,
-    values: Mapping[str, Float[Tensor, "code value"]] | None = None,
+    values: Mapping[str, Values] | None = None,
     fabric: Fabric | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Transformer, PretrainingReport]:
@@ -118,7 +118,7 @@ class _Run:
         folder: Path,
         fabric: Fabric,
         labels: Labels,
-        values: Mapping[str, Float[Tensor, "code value"]],
+        values: Mapping[str, Values],
     ) -> _Run:
         """Set up a run, and put it where its newest checkpoint stands."""
         kinship = config.kinship

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from training.field_fitting import fit_field_tokenizer
 from training.image_fitting import fit_image_tokenizer
@@ -21,7 +20,6 @@ from training.stages import Figures, Progress, batches, open_labels, prepare_dat
 from training.training_data import collect
 
 CATALOG = "catalog"
-Section = TypeVar("Section")
 
 
 def fit_tokenizers(
@@ -35,10 +33,10 @@ def fit_tokenizers(
         Reconstruction figures on held-out objects, also written to tokenizers.json.
 
     Raises:
-        ValueError: a stream of the model has no section in the recipe, or no data; names it.
+        ValueError: a stream of the model has no data; names it.
     """
     keys = recipe.encoder.trained.domains_in
-    kinds = {STREAM[key].kind: key for key in keys}
+    kinds = {STREAM[key].kind for key in keys}
     files = prepare_data(recipe, out, progress, num_workers=num_workers)
     data = collect(
         batches(recipe.data.survey, files, progress),
@@ -65,31 +63,28 @@ def fit_tokenizers(
             raise ValueError(f"the data has no sources around objects, for the stream {CATALOG}")
         fit_ellipses(data.ellipses, recipe.scalars.ellipses, folder=out)
     if "image" in kinds:
-        image = _section(recipe.image_tokenizer, "image_tokenizer", kinds["image"])
+        image = recipe.image_tokenizer
+        assert image is not None  # read_recipe asks for it
         found["image"] = fit_image_tokenizer(
             data.images, image.model, image.training, folder=out,
             labels=open_labels(recipe, out).of(object_numbers(data.image_ids)),
             progress=_shown(progress, "image"),
         ).figures  # fmt: skip
     if "spectrum" in kinds:
-        spectrum = _section(recipe.spectrum_tokenizer, "spectrum_tokenizer", kinds["spectrum"])
+        spectrum = recipe.spectrum_tokenizer
+        assert spectrum is not None  # read_recipe asks for it
         found["spectrum"] = fit_spectrum_tokenizer(
             data.spectra, spectrum.model, spectrum.training, folder=out,
             progress=_shown(progress, "spectrum"),
         ).figures  # fmt: skip
     if "field" in kinds:
-        field = _section(recipe.field_tokenizer, "field_tokenizer", kinds["field"])
+        field = recipe.field_tokenizer
+        assert field is not None  # read_recipe asks for it
         found["segmentation_map"] = fit_field_tokenizer(
             data.fields, field.model, field.training, folder=out,
             progress=_shown(progress, "segmentation map"),
         ).figures  # fmt: skip
     return report(out, "tokenizers", found)
-
-
-def _section(section: Section | None, name: str, key: str) -> Section:
-    if section is None:
-        raise ValueError(f"the model has the stream {key}, and the recipe no [{name}]")
-    return section
 
 
 def _shown(progress: Progress, what: str) -> Callable[[int, int, float], None]:

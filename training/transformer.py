@@ -9,7 +9,7 @@ Source: arXiv 2510.17960 and the released package polymathic-aion 0.0.2 (4M-styl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,6 +97,10 @@ def _waves(axis: Int[Tensor, "*grid"], dim: int) -> Float[Tensor, "token dim"]:
 def is_sequence(key: str) -> bool:
     """Whether a stream is a sequence of any length: its decoder is fed the true token before."""
     return STREAM[key].kind == "ellipses"
+
+
+# Fills a parameter in place, by its name in the model.
+Draw = Callable[[str, Tensor, torch.Generator], None]
 
 
 def initialise(name: str, parameter: Tensor, generator: torch.Generator | None = None) -> None:

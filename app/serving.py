@@ -40,8 +40,8 @@ def serve(sky: Path, *, port: int, announce: Callable[[str], None]) -> int:
     open_version(sky)
     check_port(port)
     with _stopped_by_signals(), page(sky, port=port) as (process, address):
-        announce(address)
         try:
+            announce(address)  # whoever hears it may stop us at once
             return process.wait()
         except KeyboardInterrupt:
             return 0

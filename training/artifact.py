@@ -105,7 +105,7 @@ def load(source: Path | str, *, dtype: torch.dtype = torch.float32) -> Artifact:
         ValueError: a file or folder is missing, damaged or of something else; names the file and
             what is wrong in it. A repository that cannot be had: as hub.fetch.
     """
-    folder = _folder_of(source)
+    folder = folder_of(source)
     read: Read = {}
     transformer = load_transformer(folder, read, dtype=dtype)
     codecs = load_codecs(folder, tuple(transformer.config.domains_in), read=read)
@@ -244,7 +244,8 @@ def write_text(file: Path, text: str) -> None:
     os.replace(partial, file)
 
 
-def _folder_of(source: Path | str) -> Path:
+def folder_of(source: Path | str) -> Path:
+    """The folder of an artefact, fetched from the Hub first where `source` names a repository."""
     own = Path(source)
     if isinstance(source, Path) or own.is_dir() or not hub.is_id(source):
         return own

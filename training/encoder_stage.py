@@ -17,6 +17,7 @@ from training.pretraining_report import Progress as TrainingProgress
 from training.processes import is_first
 from training.recipe import Recipe
 from training.stages import Figures, Progress, open_labels, report
+from training.start import read_start
 from training.tokenizing import open_data, tokenize_data
 
 
@@ -70,9 +71,10 @@ def train_encoder(
     values = {}
     if training.value_share:
         values = code_values(model.domains_in, artifact.load_codecs(out, tuple(model.domains_in)))
+    start = None if training.begin is None else read_start(training.begin, model, out)
     transformer, trained = pretraining.pretrain(
         model, sets, training, out,
-        labels=open_labels(recipe, out), values=values, fabric=fabric, progress=show,
+        labels=open_labels(recipe, out), values=values, start=start, fabric=fabric, progress=show,
     )  # fmt: skip
     figures: Figures = {
         "parameters": sum(tensor.numel() for tensor in transformer.parameters()),

@@ -30,6 +30,7 @@ from training.pretraining_config import MAY_CHANGE, PretrainingConfig
 from training.pretraining_report import PretrainingReport, Progress
 from training.schedule import rate_share, share_done
 from training.shards import TokenSet
+from training.start import Start, drawn_from
 from training.throughput import Meter, Work, peak_flops, work_of
 from training.transformer import Transformer, initialise
 from training.transformer_config import TransformerConfig
@@ -49,6 +50,7 @@ def pretrain(
     *,
     labels: Labels = NO_LABELS,
     values: Mapping[str, Values] | None = None,
+    start: Start | None = None,
     fabric: Fabric | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Transformer, PretrainingReport]:
@@ -61,6 +63,7 @@ def pretrain(
         folder: Receives the curves and checkpoints; a checkpoint found there is resumed.
         labels: What is known of objects, for kinship.
         values: Places of codes, from `code_values`, for a value_share.
+        start: From `read_start`, where the configuration says what to begin from.
         fabric: From `devices.launch`; None launches one as the configuration says.
         progress: Called after each step, in the first process alone.
 
@@ -70,7 +73,7 @@ def pretrain(
 
     Raises:
         ValueError: the shards do not fit the model or leave no row to train on, kinship asks for
-            labels and there are none, a value_share for values and there are none, or a checkpoint
+            labels, value_share for values or begin for a start and there are none, or a checkpoint
             is of another configuration.
         LossNotFinite: names the file that holds the batch.
     """
@@ -78,7 +81,7 @@ def pretrain(
     folder.mkdir(parents=True, exist_ok=True)
     if fabric is None:
         fabric = launch(device=config.device, strategy=config.strategy, precision=config.precision)
-    run = _Run.begin(model, sets, config, folder, fabric, labels, values or {})
+    run = _Run.begin(model, sets, config, folder, fabric, labels, values or {}, start)
     report = run.train(progress)
     return run.result(), report
 
@@ -119,6 +122,7 @@ class _Run:
         fabric: Fabric,
         labels: Labels,
         values: Mapping[str, Values],
+        start: Start | None,
     ) -> _Run:
         """Set up a run, and put it where its newest checkpoint stands."""
         kinship = config.kinship
@@ -147,7 +151,7 @@ class _Run:
             world_size=fabric.world_size,
             labels=labels,
         )
-        settings = _describe(model, sets, config, labels)
+        settings = _describe(model, sets, config, labels, start)
         resumed = checkpoint.newest(folder)
         if resumed is not None:
             checkpoint.check_same_run(*resumed, settings)
@@ -155,7 +159,12 @@ class _Run:
             raise ValueError(
                 f"value_share {config.value_share} asks for values of codes, and there are none"
             )
+        if (start is None) != (config.begin is None):
+            came = "there is no start" if start is None else f"a start, {start.digest}, came"
+            raise ValueError(f"begin is {config.begin!r}, and {came}")
         draw = drawn_by_value(values, config.value_share) if config.value_share else initialise
+        if start is not None:
+            draw = drawn_from(start)
         module = build(model, seed=config.seed, kinship=kinship, draw=draw)
         wrapped, optimizer = set_up(
             fabric, module,
@@ -369,9 +378,13 @@ def _describe(
     sets: Sequence[TokenSet],
     config: PretrainingConfig,
     labels: Labels,
+    start: Start | None,
 ) -> dict[str, Any]:
     """What a checkpoint must have in common with the run that resumes it, as JSON values."""
     training = {k: v for k, v in dump_config(config).items() if k not in MAY_CHANGE}
+    del training["begin"]  # known by its weights, wherever its folder lies now
+    if start is not None:
+        training["begin"] = start.digest
     return {
         "model": dump_config(model),
         "training": training,

@@ -36,6 +36,7 @@ class PretrainingConfig:
 
     masking: MaskingConfig = MaskingConfig()
     kinship: KinshipConfig | None = None  # absent from AION-1
+    begin: str | None = None  # folder or Hub repository of an encoder to continue; None = afresh
     value_share: float = Field(default=0.0, ge=0, le=1)  # see code_values; absent from AION-1
     steps: int = Field(default=20_000, gt=0)
     max_seconds: float | None = Field(
@@ -67,6 +68,8 @@ class PretrainingConfig:
                 f"micro_batch_size {self.micro_batch_size} is more than the batch_size "
                 f"{self.batch_size} that it is a part of"
             )
+        if self.begin is not None and self.value_share:
+            raise ValueError("begin and value_share both say how tables of tokens begin")
         if self.kinship is not None and self.micro_batch_size is not None:
             raise ValueError(
                 "kinship compares all rows of a batch: it cannot be made of parts, as "

@@ -1,0 +1,170 @@
+"""Candidates of a query among the coded rows of a segment, by looking into some of its lists.
+
+How far to look is an `Effort`: from how many rows codes are compared, and how many of the best are
+compared again by their vectors. Where only some rows are allowed, lists without one are passed over
+and the others are looked into until as many *allowed* rows have been compared: a filter that
+follows the clusters of the data, as filters in astronomy do, then costs no recall.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import faiss
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64
+from numpy import ndarray
+
+from index.codec import CodecConfig
+
+SURE = 8  # allowed rows compared for each that an unfiltered search would compare
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How far a search looks."""
+
+    num_probes: int  # lists
+    depth: int  # candidates compared by their vectors, for each result asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Rows that may be found, and how many of them each list has; made once for many queries."""
+
+    rows: Bool[ndarray, " row"]
+    num_rows: int
+    num_in_list: Int64[ndarray, " list"]
+    bits: ndarray  # packed, as FAISS reads them
+
+
+class Lists:
+    """The coded rows of one segment, in memory, beside their vectors, mapped."""
+
+    def __init__(
+        self, index: faiss.IndexPreTransform, config: CodecConfig, stored: ndarray
+    ) -> None:
+        """Open.
+
+        Args:
+            index: From `codec.fill`.
+            config: Of its codec.
+            stored: float16 (row, dim) vectors in C order, of unit length but for rounding.
+        """
+        self.config = config
+        self.stored = stored
+        self.rotation = faiss.downcast_VectorTransform(index.chain.at(0))
+        self.ivf = faiss.downcast_index(index.index)
+        self._vectors = faiss.IndexScalarQuantizer(
+            config.dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        )
+        # FAISS reads the mapped file itself: nothing is copied
+        flat = np.asarray(stored).reshape(-1).view(np.uint8)
+        nobody = self._vectors.codes.owner
+        self._vectors.codes = faiss.MaybeOwnedVectorUInt8.create_view(
+            faiss.swig_ptr(flat), flat.nbytes, nobody
+        )
+        self._vectors.ntotal = len(stored)
+        self._base = index
+        self._refined = faiss.IndexRefine(index, self._vectors)
+
+    @cached_property
+    def centroids(self) -> Float32[ndarray, "list dim"]:
+        """Of each list, rotated as vectors are; unit length."""
+        centroids: ndarray = self.ivf.quantizer.reconstruct_n(0, self.config.num_lists)
+        return centroids
+
+    @cached_property
+    def list_of_row(self) -> Int32[ndarray, " row"]:
+        """In which list each row is."""
+        lists = np.empty(self.ivf.ntotal, np.int32)
+        for number in range(self.config.num_lists):
+            size = self.ivf.invlists.list_size(number)
+            if size:
+                rows = faiss.rev_swig_ptr(self.ivf.invlists.get_ids(number), size)
+                lists[rows] = number
+        return lists
+
+    def allow(self, rows: Bool[ndarray, " row"]) -> Allowed:
+        """What `candidates` needs to know of a filter."""
+        of_lists = np.bincount(self.list_of_row[rows], minlength=self.config.num_lists)
+        bits = np.packbits(rows, bitorder="little")
+        return Allowed(rows, int(of_lists.sum()), of_lists, bits)
+
+    def candidates(
+        self,
+        queries: Float32[ndarray, "query dim"],
+        *,
+        num: int,
+        effort: Effort,
+        allowed: Allowed | None = None,
+    ) -> Int64[ndarray, "query num"]:
+        """The rows of highest cosine, best first, -1 where there are no more.
+
+        Args:
+            queries: Unit length.
+            num: Rows a query.
+            effort: How far to look.
+            allowed: Only these rows; None: all.
+        """
+        if allowed is not None:
+            return self._among(queries, num, effort, allowed)
+        parameters = faiss.IndexRefineSearchParameters(
+            k_factor=effort.depth,
+            base_index_params=faiss.SearchParametersPreTransform(
+                index_params=faiss.IVFSearchParameters(
+                    nprobe=min(effort.num_probes, self.config.num_lists)
+                )
+            ),
+        )
+        found: ndarray = self._refined.search(queries, num, params=parameters)[1]
+        return found
+
+    def _among(
+        self,
+        queries: Float32[ndarray, "query dim"],
+        num: int,
+        effort: Effort,
+        allowed: Allowed,
+    ) -> Int64[ndarray, "query num"]:
+        found = np.full((len(queries), num), -1, np.int64)
+        if not allowed.num_rows:
+            return found
+        turned = self.rotation.apply(np.ascontiguousarray(queries))
+        there = np.flatnonzero(allowed.num_in_list)
+        scores = turned @ self.centroids[there].T  # (query, list)
+        mean_in_list = self.ivf.ntotal / self.config.num_lists
+        enough = max(SURE * effort.num_probes * mean_in_list, SURE * num)
+        depth = min(effort.depth * num * 2, allowed.num_rows)
+        selector = faiss.IDSelectorBitmap(allowed.bits)
+        for i, score in enumerate(scores):
+            order = np.argsort(-score)
+            reached = np.cumsum(allowed.num_in_list[there[order]])
+            order = order[: 1 + int(np.searchsorted(reached, enough))]
+            rows = self._probe(turned[i], there[order], score[order], depth, selector)
+            rows = rows[rows >= 0]
+            exact = self.stored[rows].astype(np.float32) @ queries[i]
+            best = rows[np.argsort(-exact, kind="stable")[:num]]
+            found[i, : len(best)] = best
+        return found
+
+    def _probe(
+        self,
+        turned: Float32[ndarray, " dim"],
+        lists: Int64[ndarray, " probe"],
+        scores: Float32[ndarray, " probe"],
+        num: int,
+        selector: faiss.IDSelector,
+    ) -> Int64[ndarray, " num"]:
+        """Rows of some lists by their codes. FAISS's Python method takes no selector here."""
+        parameters = faiss.IVFSearchParameters(sel=selector, nprobe=len(lists))
+        lists = np.ascontiguousarray(lists, np.int64)
+        scores = np.ascontiguousarray(scores, np.float32)
+        distances, rows = np.empty(num, np.float32), np.empty(num, np.int64)
+        pointer = faiss.swig_ptr
+        self.ivf.search_preassigned_c(
+            1, pointer(turned), num, pointer(lists), pointer(scores), pointer(distances),
+            pointer(rows), False, parameters,
+        )  # fmt: skip
+        return rows

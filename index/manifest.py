@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from index import disk
 from index.errors import NotASky, VersionCorrupt
 from index.partitions import Partition
+from index.recall import RecallCurve
 
 FORMAT = 1
 
@@ -73,6 +74,7 @@ class Manifest(BaseModel):
     encoder: EncoderReference
     codec_hash: str | None = None  # none below 200,000 rows: scanned exactly
     recall: float | None = None  # not measured: exact
+    curves: tuple[RecallCurve, ...] = ()  # of the views that have a codec
     segments: tuple[SegmentRecord, ...]
     partitions: tuple[Partition, ...]
     files: tuple[FileRecord, ...]  # partitions, input manifest and footprint
@@ -82,6 +84,10 @@ class Manifest(BaseModel):
     num_rows: int  # live rows, all views
     num_without_position: int
     next_object_key: int
+
+    def curve_of(self, view: str) -> RecallCurve | None:
+        """What efforts reach in a view; None: it is scanned exactly."""
+        return next((curve for curve in self.curves if curve.view == view), None)
 
 
 class SkyHead(BaseModel):

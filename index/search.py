@@ -1,8 +1,9 @@
 """Top-k over the segments of a view: filter, scan, merge.
 
-Scores are cosines. The scan is exact: a single-precision product finds the candidates, and their
-scores are computed again in double precision row by row, so that neither the batch of queries nor
-the order of rows changes a score, and equal vectors tie exactly. Ties are ordered by key.
+Scores are cosines. Where rows are looked at one by one, a single-precision product finds the
+candidates; where they are listed by a codec, their codes do. The scores of candidates are computed
+again in double precision row by row, so that neither the batch of queries nor the order of rows
+changes a score, and equal vectors tie exactly. Ties are ordered by key.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 
-from index.segment import Segment
+from index.filtering import Filter, Live
+from index.probing import Effort
+from index.segment import RESIDENT_ROWS, Segment
 
 _PRODUCT_SIZE = 1 << 24  # scores held at a time: queries x rows
 _FEW_QUERIES = 4
@@ -28,14 +31,6 @@ class Neighbors:
 
     keys: Int64[ndarray, "query k"]
     scores: Float32[ndarray, "query k"]
-
-
-@dataclass(frozen=True, slots=True)
-class Live:
-    """A segment as one version sees it."""
-
-    segment: Segment
-    alive: Bool[ndarray, " row"] | None  # None: no row is deleted
 
 
 def unit_queries(queries: Float32[ndarray, "query dim"]) -> Float32[ndarray, "query dim"]:
@@ -53,12 +48,13 @@ def unit_queries(queries: Float32[ndarray, "query dim"]) -> Float32[ndarray, "qu
     return (queries / length).astype(np.float32)
 
 
-def scan(
+def find(
     queries: Float32[ndarray, "query dim"],
     segments: Sequence[Live],
     *,
     k: int,
-    allowed: Bool[ndarray, " key"] | None,
+    chosen: Filter,
+    effort: Effort | None = None,
 ) -> Neighbors:
     """The k objects of highest cosine to each unit query.
 
@@ -66,31 +62,31 @@ def scan(
         queries: Unit vectors.
         segments: Those of one view.
         k: At least 1.
-        allowed: By object key; None allows all.
+        chosen: What may be found.
+        effort: How far to look through the lists of segments that have some; None: look at every
+            row.
 
     Returns:
         One line a query. An object with several rows counts with its best.
     """
     found: list[list[tuple[ndarray, ndarray]]] = [[] for _ in queries]
     for live in segments:
-        for block in live.segment.blocks():
-            keys = live.segment.object_key[block]
-            use = None if live.alive is None else live.alive[block]
-            if allowed is not None:
-                use = allowed[keys] if use is None else use & allowed[keys]
-            rows = np.arange(block.start, block.stop)
-            if use is not None:
-                rows, keys = rows[use], keys[use]
-            if not len(rows):
-                continue
-            whole = len(rows) == block.stop - block.start
-            vectors = live.segment.vectors(block if whole else rows)
-            num_best = k * live.segment.max_rows_per_object
-            step = max(1, _PRODUCT_SIZE // len(rows))
-            for start in range(0, len(queries), step):
-                products = _products(queries[start : start + step], vectors)
-                for i, product in enumerate(products, start):
-                    found[i].append(_best(queries[i], vectors, keys, product, num_best))
+        segment = live.segment
+        rows_of = chosen.of(live, exact=effort is None)
+        num_best = k * segment.max_rows_per_object
+        if rows_of.rows is None:
+            assert effort is not None
+            assert segment.lists is not None
+            candidates = segment.lists.candidates(
+                queries, num=num_best, effort=effort, allowed=rows_of.in_lists
+            )
+            for i, some in enumerate(candidates):
+                rows = some[some >= 0]
+                found[i].append(_scored(queries[i], segment, rows))
+            continue
+        for start in range(0, len(rows_of.rows), RESIDENT_ROWS):
+            rows = rows_of.rows[start : start + RESIDENT_ROWS]
+            _look_at(queries, segment, rows, num_best, found)
     neighbors = Neighbors(
         np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
     )
@@ -100,6 +96,37 @@ def scan(
             scores = np.concatenate([piece[1] for piece in pieces])
             _fill(neighbors, i, keys, scores)
     return neighbors
+
+
+def _look_at(
+    queries: Float32[ndarray, "query dim"],
+    segment: Segment,
+    rows: Int64[ndarray, " row"],
+    num_best: int,
+    found: list[list[tuple[ndarray, ndarray]]],
+) -> None:
+    """Add to what was found the best of some rows, for each query."""
+    whole = slice(rows[0], rows[-1] + 1) if len(rows) and _consecutive(rows) else rows
+    vectors, keys = segment.vectors(whole), segment.object_key[whole]
+    if not len(rows):
+        return
+    step = max(1, _PRODUCT_SIZE // len(rows))
+    for start in range(0, len(queries), step):
+        products = _products(queries[start : start + step], vectors)
+        for i, product in enumerate(products, start):
+            found[i].append(_best(queries[i], vectors, keys, product, num_best))
+
+
+def _consecutive(rows: Int64[ndarray, " row"]) -> bool:
+    return int(rows[-1] - rows[0]) == len(rows) - 1
+
+
+def _scored(
+    query: Float32[ndarray, " dim"], segment: Segment, rows: Int64[ndarray, " row"]
+) -> tuple[Int64[ndarray, " row"], Float64[ndarray, " row"]]:
+    """Keys and exact scores of some rows."""
+    vectors = segment.vectors(rows).astype(np.float64)
+    return segment.object_key[rows], (vectors * query.astype(np.float64)).sum(axis=1)
 
 
 def _products(

@@ -5,6 +5,7 @@ segments/<view>-<digest>/
                      encoder's arithmetic, checksums of the files
     vectors.npy      float16 (row, dim), unit length, memory-mapped
     object_key.npy   int64 (row,), ascending
+    index.faiss      rows coded and listed (codec.py), in segments of a view that has a codec
     rows.parquet     survey, release, source_id, object_id as the survey gives it, source,
                      source_part, calibrated, notes, precision of the encoder's arithmetic,
                      fingerprint, position, catalogue values
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -25,11 +27,15 @@ from jaxtyping import Float32, Int64
 from numpy import ndarray
 
 from index import disk
+from index.codec import Codec, CodecConfig, fill, read_index, write_index
 from index.errors import VersionCorrupt
+from index.probing import Lists
 
 RESIDENT_ROWS = 200_000  # up to here a segment is held in memory as float32
 BLOCK_ROWS = 65_536  # rows read, transformed or scanned at a time
 FILES = ("vectors.npy", "object_key.npy", "rows.parquet")
+INDEX = "index.faiss"
+INDEXED_ROWS = 50_000  # a smaller segment is scanned faster than searched through its lists
 
 
 class Segment:
@@ -52,6 +58,8 @@ class Segment:
         assert isinstance(files, dict)
         for name, record in files.items():
             check_size(folder / name, record["num_bytes"])
+        self.codec_hash = None if head.get("codec_hash") is None else str(head["codec_hash"])
+        self._codec, self._index = head.get("codec"), files.get(INDEX)
 
     @cached_property
     def object_key(self) -> Int64[ndarray, " row"]:
@@ -62,7 +70,26 @@ class Segment:
         """The most rows that one object has here (1 unless it was observed repeatedly)."""
         if not self.num_rows:
             return 0
-        return int(np.unique(self.object_key, return_counts=True)[1].max())
+        starts = np.flatnonzero(np.diff(self.object_key, prepend=-1))  # keys ascend
+        return int(np.diff(starts, append=self.num_rows).max())
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether its rows are coded and listed."""
+        return self._index is not None
+
+    @cached_property
+    def lists(self) -> Lists | None:
+        """Its coded rows, read into memory; None where it has none.
+
+        Raises:
+            VersionCorrupt: the index is not the file whose checksum the segment holds.
+        """
+        if self._index is None:
+            return None
+        assert isinstance(self._codec, dict)
+        index = read_index(self.folder / INDEX, str(self._index["sha256"]))
+        return Lists(index, CodecConfig(**self._codec), self._stored)
 
     @cached_property
     def _stored(self) -> ndarray:
@@ -77,12 +104,6 @@ class Segment:
         if self.num_rows <= RESIDENT_ROWS:
             return self._resident[rows]
         return _unit(self._stored[rows])
-
-    def blocks(self) -> Iterator[slice]:
-        """The rows in pieces that fit in memory."""
-        step = RESIDENT_ROWS
-        for start in range(0, self.num_rows, step):
-            yield slice(start, min(start + step, self.num_rows))
 
     def rows(self, columns: list[str] | None = None) -> pa.Table:
         """What each row was made from, with `object_key` in front."""
@@ -115,6 +136,7 @@ def write_segment(
     dim: int,
     encoder_hash: str,
     head_hash: str,
+    codec: Codec | None = None,
 ) -> str:
     """Write a segment and give its name, which tells its content.
 
@@ -127,6 +149,7 @@ def write_segment(
         dim: Of the vectors.
         encoder_hash: Of the encoder that made them.
         head_hash: Of its search head.
+        codec: Of the view; segments too small to gain from it are left without an index.
 
     Raises:
         ValueError: keys are not ascending, or rows and keys differ in number.
@@ -145,7 +168,12 @@ def write_segment(
         )
         disk.write_array(temporary / "object_key.npy", keys)
         disk.write_table(temporary / "rows.parquet", rows)
-        files: dict[str, object] = {name: disk.described(temporary / name) for name in FILES}
+        names = [*FILES]
+        indexed = codec is not None and len(keys) >= INDEXED_ROWS
+        if codec is not None and indexed:
+            _write_index(temporary, codec)
+            names.append(INDEX)
+        files: dict[str, object] = {name: disk.described(temporary / name) for name in names}
         head: dict[str, object] = {
             "view": view,
             "num_rows": len(keys),
@@ -155,7 +183,8 @@ def write_segment(
             "encoder_precisions": sorted(set(rows["precision"].to_pylist())),
             "encoder_hash": encoder_hash,
             "head_hash": head_hash,
-            "codec_hash": None,
+            "codec_hash": codec.digest if codec is not None and indexed else None,
+            "codec": asdict(codec.config) if codec is not None and indexed else None,
             "files": files,
         }
         digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()
@@ -163,6 +192,15 @@ def write_segment(
         disk.write_json(temporary / "segment.json", head)
         disk.seal(temporary, parent / name)
     return name
+
+
+def _write_index(folder: Path, codec: Codec) -> None:
+    """Code the vectors of a segment as they are stored, so that they can be coded again."""
+    stored = disk.read_array(folder / "vectors.npy", mapped=True)
+    starts = range(0, len(stored), BLOCK_ROWS)
+    write_index(
+        folder / INDEX, fill(codec, (_unit(stored[start : start + BLOCK_ROWS]) for start in starts))
+    )
 
 
 def check_size(path: Path, num_bytes: int) -> None:

@@ -16,14 +16,16 @@ from numpy import ndarray
 
 from index import disk, search
 from index.errors import UnknownObject, VersionCorrupt
+from index.filtering import Filter, Live
 from index.footprint import read_footprint
 from index.manifest import Manifest, read_manifest
 from index.partitions import read_partitions
 from index.predicate import condition, connection
-from index.search import Live, Neighbors
+from index.search import Neighbors
 from index.segment import Segment, check_size
 from training.observations import check_position
 
+DEFAULT_RECALL = 0.98
 _HIDDEN = ("object_key", "views", "_healpix_29")  # not for predicates
 
 
@@ -213,8 +215,12 @@ class Version:
         k: int,
         keys: Int64[ndarray, " allowed"] | None = None,
         exclude: Int64[ndarray, " excluded"] | None = None,
+        recall: float = DEFAULT_RECALL,
     ) -> Neighbors:
-        """The k most similar objects, best first, ties by key; exact.
+        """The k most similar objects, best first, ties by key.
+
+        Exact where the view has no codec. Else as far as the measured curve says that the asked
+        recall needs (see recall.py), or every row where no effort reached it.
 
         Args:
             queries: Any length but zero; scaled to unit length.
@@ -222,9 +228,12 @@ class Version:
             k: At least 1. Rows shorter than k end in key -1, score -inf.
             keys: Only these objects; None: all.
             exclude: Never these.
+            recall: Share of the exact answer that is to be found, on average; 1 = look at every
+                row.
 
         Raises:
-            ValueError: k below 1, an unknown view, a zero query or queries of another length.
+            ValueError: k below 1, recall not in (0, 1], an unknown view, a zero query or queries of
+                another length.
         """
         if k < 1:
             raise ValueError(f"expected k of 1 or more, got {k}")
@@ -237,15 +246,36 @@ class Version:
                 f"expected queries of {self.encoder.search_dim} dimensions, got {queries.shape[1]}"
             )
         queries = search.unit_queries(queries)
-        allowed = self._allowed(keys, exclude)
+        if not 0 < recall <= 1:
+            raise ValueError(f"expected a recall above 0 and up to 1, got {recall}")
+        chosen = Filter(self._allowed(keys, exclude))
         if view != "any":
-            return search.scan(queries, self._of_view(view), k=k, allowed=allowed)
+            return self._find(queries, view, k, chosen, recall)
         depth = max(4 * k, 200)  # a rank below it would add less than 1 / 260
-        found = [
-            search.scan(queries, self._of_view(each), k=depth, allowed=allowed)
-            for each in self.views
-        ]
+        found = [self._find(queries, each, depth, chosen, recall) for each in self.views]
         return search.fuse(found, k=k)
+
+    def _find(
+        self,
+        queries: Float32[ndarray, "query dim"],
+        view: str,
+        k: int,
+        chosen: Filter,
+        recall: float,
+    ) -> Neighbors:
+        """Search one view; queries that turn out to be directions are asked again as such."""
+        segments = self._of_view(view)
+        curve = self.manifest.curve_of(view)
+        if curve is None or recall == 1:
+            return search.find(queries, segments, k=k, chosen=chosen)
+        near = curve.effort(recall, direction=False, k=k)
+        found = search.find(queries, segments, k=k, chosen=chosen, effort=near)
+        far = np.flatnonzero(found.scores[:, 0] < curve.near)
+        if near is not None and len(far):
+            effort = curve.effort(recall, direction=True, k=k)
+            again = search.find(queries[far], segments, k=k, chosen=chosen, effort=effort)
+            found.keys[far], found.scores[far] = again.keys, again.scores
+        return found
 
     def _allowed(
         self, keys: ndarray | None, exclude: ndarray | None

@@ -13,7 +13,8 @@ from numpy import ndarray
 
 from index import search, segment
 from index.errors import VersionCorrupt
-from index.search import Live, Neighbors, fuse, scan, unit_queries
+from index.filtering import Filter, Live
+from index.search import Neighbors, find, fuse, unit_queries
 from index.segment import Segment, write_segment
 
 DIM = 16
@@ -90,7 +91,7 @@ def test_search_is_brute_force(
         segments.append(Live(made, alive[rows] if deleted else None))
     queries = unit_queries(vectors[: min(3, num_rows)].astype(np.float32))
 
-    found = scan(queries, segments, k=k, allowed=allowed if filtered else None)
+    found = find(queries, segments, k=k, chosen=Filter(allowed if filtered else None))
 
     use = alive & allowed[keys]
     for i, query in enumerate(queries):
@@ -106,7 +107,7 @@ def test_equal_vectors_tie_exactly_and_are_ordered_by_key(tmp_path: Path) -> Non
     keys = np.arange(1000)
     segments = [Live(write(tmp_path, keys[i::3], vectors[i::3]), None) for i in (2, 0, 1)]
 
-    found = scan(unit_queries(unit(4, 9).astype(np.float32)), segments, k=50, allowed=None)
+    found = find(unit_queries(unit(4, 9).astype(np.float32)), segments, k=50, chosen=Filter())
 
     assert (found.keys == np.arange(50)).all()
     assert (found.scores == found.scores[:, :1]).all()
@@ -117,12 +118,12 @@ def test_the_batch_of_queries_changes_nothing(
 ) -> None:
     segments = [Live(write(tmp_path, np.arange(500), unit(500, 1)), None)]
     queries = unit_queries(unit(20, 2).astype(np.float32))
-    whole = scan(queries, segments, k=7, allowed=None)
+    whole = find(queries, segments, k=7, chosen=Filter())
 
     monkeypatch.setattr(search, "_PRODUCT_SIZE", 1500)  # three queries at a time
     for found in (
-        scan(queries, segments, k=7, allowed=None),
-        *(scan(query[None], segments, k=7, allowed=None) for query in queries[:1]),
+        find(queries, segments, k=7, chosen=Filter()),
+        *(find(query[None], segments, k=7, chosen=Filter()) for query in queries[:1]),
     ):
         np.testing.assert_array_equal(found.keys, whole.keys[: len(found.keys)])
         np.testing.assert_array_equal(found.scores, whole.scores[: len(found.scores)])
@@ -134,10 +135,11 @@ def test_a_segment_too_large_for_memory_is_scanned_in_blocks(
     keys = np.sort(np.random.default_rng(0).integers(0, 300, 500))
     vectors = unit(500, 1)
     queries = unit_queries(unit(3, 2).astype(np.float32))
-    resident = scan(queries, [Live(write(tmp_path, keys, vectors), None)], k=9, allowed=None)
+    resident = find(queries, [Live(write(tmp_path, keys, vectors), None)], k=9, chosen=Filter())
 
     monkeypatch.setattr(segment, "RESIDENT_ROWS", 64)
-    blocks = scan(queries, [Live(write(tmp_path, keys, vectors), None)], k=9, allowed=None)
+    monkeypatch.setattr(search, "RESIDENT_ROWS", 64)
+    blocks = find(queries, [Live(write(tmp_path, keys, vectors), None)], k=9, chosen=Filter())
 
     np.testing.assert_array_equal(blocks.keys, resident.keys)
     np.testing.assert_array_equal(blocks.scores, resident.scores)

@@ -87,7 +87,7 @@ def test_the_effort_for_a_recall_reached_it_when_measured(curve: RecallCurve) ->
     assert curve.effort(1.0, direction=True, k=100) is None or (
         max(each.recall_at_100 for each in curve.directions) == 1
     )
-    with pytest.raises(ValueError, match="above 0 and up to 1, got 0.0"):
+    with pytest.raises(ValueError, match=r"above 0 and up to 1, got 0\.0"):
         curve.effort(0.0, direction=False)
 
 

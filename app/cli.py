@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "versions": ("index.commands", "List the versions of a sky."),
     "rollback": ("index.commands", "Publish an earlier version of a sky again."),
     "verify": ("index.commands", "Check every file of the published version."),
+    "nightly": ("index.commands", "Follow all sources: what is new comes, what is gone goes."),
+    "compact": ("index.commands", "Put the small segments of a sky together."),
     "fetch": ("training.archives.commands", "Fetch images or spectra from a public archive."),
     "train": ("training.commands", "Train tokenizers, an encoder or a search head from a TOML."),
 }
@@ -73,11 +75,11 @@ class Floors(TyperGroup):
             _fail(error, message=explain(error), code=2)
         except Exception as error:
             # The tree is imported here: index/ takes a second, and help must not wait for it.
-            from index.errors import RecallTooLow, SkykinError
+            from index.errors import GateRefused, SkykinError
 
             if not isinstance(error, SkykinError):
                 raise
-            _fail(error, message=str(error), code=3 if isinstance(error, RecallTooLow) else 2)
+            _fail(error, message=str(error), code=3 if isinstance(error, GateRefused) else 2)
 
 
 def load(name: str) -> Any:

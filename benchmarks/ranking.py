@@ -10,7 +10,7 @@ from held_out import BANDS, HeldOut, HeldOutSky
 from jaxtyping import Bool, Float32, Float64, Int64
 from numpy import ndarray
 
-from discovery.evaluation import chance_ndcg, ndcg
+from index.evaluation import chance_ndcg, ndcg
 
 K = 10
 BLOCK = 512  # queries at a time

@@ -1,7 +1,6 @@
 """Questions to a sky: similarity search over the objects that `index` holds."""
 
 from discovery.errors import SourceGone
-from discovery.evaluation import Evaluation, evaluate
 from discovery.positions import parse_position
 from discovery.query import Query
 from discovery.results import Hits, Seed
@@ -15,6 +14,7 @@ from index.errors import (
     UnknownObject,
     VersionCorrupt,
 )
+from index.evaluation import Evaluation, evaluate
 
 __all__ = [
     "EncoderMismatch",

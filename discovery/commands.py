@@ -12,12 +12,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from discovery.evaluation import Evaluation, evaluate
 from discovery.positions import parse_position
 from discovery.query import DEFAULT_RADIUS_ARCSEC, Query, parse_cone
 from discovery.results import Hits
 from discovery.seeds import angle_text
 from discovery.sky import open as open_sky
+from index.evaluation import Evaluation, evaluate
 from training.encoder import load as load_encoder
 from training.progress import progress_bars
 

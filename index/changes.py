@@ -4,12 +4,14 @@ A row is the same row when survey, release and source_id are. The same row with 
 changes nothing; with other content, or from a file that took the place of one that is gone, it
 replaces the old one. The same row from a second file is left out: what is there first, or first in
 path order, stays. Which rows are one object is told in objects.py.
+
+Rows go only where a caller says which files are gone and that rows may go (nightly.py).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +34,7 @@ _KNOWN = (
     "source_part",
     "fingerprint",
 )
-
+ALREADY_READ = "was already read from"  # then the file: inputs whose rows stood behind its own
 
 Identity = tuple[str, str, str]  # survey, release, source_id
 
@@ -42,11 +44,17 @@ class Changes:
     """What a build does to rows and objects."""
 
     rows: pa.Table | None  # accepted, with object_key and views, in the order they came
-    replaced: Int64[ndarray, " n"]  # lines of Version.all_rows that go
+    replaced: Int64[ndarray, " n"]  # lines of Version.all_rows that go for a newer row
     new_ids: dict[int, str]  # object_key -> object_id of objects that are new
     next_key: int
     skipped: list[tuple[int, Skipped]] = field(default_factory=list)  # with the number of the file
     num_rows: dict[int, int] = field(default_factory=dict)  # by file: rows that the sky has of it
+    removed: Int64[ndarray, " m"] = field(default_factory=lambda: np.empty(0, np.int64))  # for none
+
+    @property
+    def gone(self) -> Int64[ndarray, " n"]:
+        """Lines of Version.all_rows that go."""
+        return np.union1d(self.replaced, self.removed)
 
 
 @dataclass(slots=True)
@@ -58,8 +66,17 @@ class _Old:
     row: dict[str, Any]
 
 
-def find_changes(read: pa.Table | None, *, base: Version | None, next_key: int) -> Changes:
-    """Sort out what was read (columns of objects.as_rows) against the version before."""
+def find_changes(
+    read: pa.Table | None,
+    *,
+    base: Version | None,
+    next_key: int,
+    gone: Collection[str] = (),
+) -> Changes:
+    """Sort out what was read (columns of objects.as_rows) against the version before.
+
+    Files in `gone` count as gone, also where they are still on disk.
+    """
     changes = Changes(None, np.empty(0, np.int64), {}, next_key)
     if read is None:
         return changes
@@ -67,12 +84,12 @@ def find_changes(read: pa.Table | None, *, base: Version | None, next_key: int) 
     rows = read.select(["file", *_KNOWN]).to_pylist()
     old = _old_rows(rows, base=base)
     names = _Names(rows, base=base)
-    read_from = {(*_identity(row), row["source"]) for row in rows}
+    read_from = {(*identity_of(row), row["source"]) for row in rows}
     read_again = {row["source"] for row in rows}
     first: dict[Identity, str] = {}
     accepted, keys, replaced = [], [], []
     for i, row in enumerate(rows):
-        identity = _identity(row)
+        identity = identity_of(row)
         if identity in first:
             _leave_out(changes, row, first[identity])
             continue
@@ -80,7 +97,7 @@ def find_changes(read: pa.Table | None, *, base: Version | None, next_key: int) 
         if before is not None and before.row["source"] != row["source"]:
             there = before.row["source"]
             moved = there in read_again and (*identity, there) not in read_from
-            if os.path.exists(there) and not moved:
+            if there not in gone and os.path.exists(there) and not moved:
                 _leave_out(changes, row, there)
                 continue
         first[identity] = row["source"]
@@ -108,11 +125,11 @@ def find_changes(read: pa.Table | None, *, base: Version | None, next_key: int) 
 
 def _leave_out(changes: Changes, row: dict[str, Any], there: str) -> None:
     part = f" (part {row['source_part']})" if row["source_part"] else ""
-    reason = f"object id {row['source_id']!r}{part} was already read from {there}"
+    reason = f"object id {row['source_id']!r}{part} {ALREADY_READ} {there}"
     changes.skipped.append((row["file"], Skipped(row["source"], reason)))
 
 
-def _identity(row: dict[str, Any]) -> Identity:
+def identity_of(row: dict[str, Any]) -> Identity:
     return row["survey"], row["release"], row["source_id"]
 
 
@@ -133,7 +150,7 @@ def _old_rows(rows: Sequence[dict[str, Any]], *, base: Version | None) -> dict[I
     for line, row in zip(
         lines, known.select(["object_key", *_KNOWN]).take(pa.array(lines)).to_pylist(), strict=True
     ):
-        found = old.setdefault(_identity(row), _Old([], row["object_key"], row))
+        found = old.setdefault(identity_of(row), _Old([], row["object_key"], row))
         found.lines.append(int(line))
     return old
 

@@ -1,8 +1,9 @@
-"""The commands build, versions, rollback and verify."""
+"""The commands build, nightly, compact, versions, rollback and verify."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,6 +89,68 @@ def build_command(
         f"{sky}: version {report.version}, {report.num_objects:,} objects, "
         f"{report.num_rows:,} rows, {news}, {len(report.skipped):,} skipped, {report.seconds:.1f} s"
     )
+
+
+@commands.command("nightly")
+def nightly_command(
+    sky: SkyFolder,
+    config: Annotated[
+        Path, typer.Option(help="TOML that lists all sources, gates and what is kept.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Bring a sky up to its sources: what is new comes, what is gone goes, if the gates let it.
+
+    A report is written to SKY/nightly/. Exit code 3 when a gate refuses.
+
+    Example: skykin nightly my_sky --config nightly.toml
+    """
+    from index.errors import GateRefused
+    from index.nightly import nightly
+    from index.nightly_config import read_nightly
+
+    settings = read_nightly(config)
+    try:
+        with progress_bars() as show:
+            report = nightly(sky, settings, progress=show)
+    except GateRefused as error:
+        if as_json and error.report is not None:
+            typer.echo(json.dumps(error.report, ensure_ascii=False))
+        raise
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), ensure_ascii=False))
+        return
+    for skipped in report.skipped[:SHOWN]:
+        typer.echo(f"skipped {skipped.file}: {skipped.reason}", err=True)
+    if report.num_skipped > SHOWN:
+        typer.echo(f"... and {report.num_skipped - SHOWN:,} more, see the report", err=True)
+    for outage in report.outages:
+        typer.echo(f"outage {outage.place}: {outage.reason}", err=True)
+    for note in report.notes:
+        typer.echo(f"note: {note}", err=True)
+    for near in report.near_saved:
+        found = near.problem or f"{len(near.object_ids):,} new objects"
+        typer.echo(f"saved search {near.name}: {found}", err=True)
+    typer.echo(f"{sky}: {report.line()}")
+
+
+@commands.command("compact")
+def compact_command(sky: SkyFolder, as_json: AsJson = False) -> None:
+    """Put the small segments of a sky together, and leave out deleted rows where they are many.
+
+    Example: skykin compact my_sky
+    """
+    from index.compacting import compact
+
+    with progress_bars() as show:
+        report = compact(sky, progress=show)
+    if as_json:
+        typer.echo(json.dumps(asdict(report)))
+        return
+    what = f"{report.num_before} segments into {report.num_after}"
+    if not report.published:
+        what = f"nothing to put together in {report.num_before} segments"
+    typer.echo(f"{sky}: version {report.version}, {what}, {report.num_rows:,} rows")
 
 
 @commands.command("versions")

@@ -33,6 +33,7 @@ BATCH = 32  # observations that a worker holds at a time
 FILES_PER_TASK = 64
 LARGE_FILE_BYTES = 4 << 20  # a task of its own
 FLUSH_SECONDS = 10.0  # what a killed build may have to embed again
+NO_VIEW = "the encoder has no view for it"
 FEW_FILES = 16  # up to here starting processes costs more than it saves
 
 Progress = Callable[[str, int, int], None]
@@ -72,7 +73,7 @@ class Unseen:
     num: int
 
     def reason(self, kinds: str) -> str:
-        one = f"{self.first}: the encoder has no view for it"
+        one = f"{self.first}: {NO_VIEW}"
         if self.num == 1:
             return f"{one} ({kinds})"
         return f"{one} ({kinds}), nor for {self.num - 1:,} more"

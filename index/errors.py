@@ -9,7 +9,8 @@ SkykinError
 ├── UnknownObject     no object has that id, or none of its vectors is of that view
 ├── OutsideFootprint  the position lies where this sky has no objects
 ├── NoObjectNear      inside the footprint, but nothing within the radius
-└── RecallTooLow      a gate: measured recall is below what was asked for
+└── GateRefused       a gate: a new version is not good enough to be published
+    └── RecallTooLow  measured recall is below what was asked for
 """
 
 from __future__ import annotations
@@ -51,5 +52,17 @@ class NoObjectNear(SkykinError):
     """Inside the footprint, but nothing within the radius."""
 
 
-class RecallTooLow(SkykinError):
+class GateRefused(SkykinError):
+    """A gate: a new version is not good enough to be published; what was published stays.
+
+    Attributes:
+        report: What the nightly measured, as its JSON; None where there is none.
+    """
+
+    def __init__(self, message: str, *, report: dict[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class RecallTooLow(GateRefused):
     """A gate: measured recall is below what was asked for."""

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,6 +68,13 @@ class Input:
     skipped: tuple[Skipped, ...]  # what in it was left out
     companions: tuple[FileState, ...] = ()
 
+    @classmethod
+    def from_line(cls, line: dict[str, Any]) -> Input:
+        """An input as its line of the table has it."""
+        skipped = tuple(Skipped(**each) for each in line["skipped"])
+        beside = tuple(FileState(**each) for each in line["companions"])
+        return cls(**line | {"skipped": skipped, "companions": beside})
+
     def unchanged(self, companions: Sequence[str] = ()) -> bool:
         """Whether the file and its companions, those that there are now, are as written down."""
         if tuple(companions) != tuple(each.path for each in self.companions):
@@ -86,10 +94,7 @@ def read_inputs(path: Path) -> dict[tuple[str, str], Input]:
         lines = pq.read_table(path).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise VersionCorrupt(f"{path} is damaged: {error}") from error
-    for line in lines:
-        line["skipped"] = tuple(Skipped(**each) for each in line["skipped"])
-        line["companions"] = tuple(FileState(**each) for each in line["companions"])
-    inputs = [Input(**line) for line in lines]
+    inputs = [Input.from_line(line) for line in lines]
     return {(each.survey, each.path): each for each in inputs}
 
 

@@ -84,6 +84,8 @@ class Manifest(BaseModel):
     num_rows: int  # live rows, all views
     num_without_position: int
     next_object_key: int
+    # joint views of several surveys that could not be made; None: older, not written down
+    num_joint_left_out: int | None = None
 
     def curve_of(self, view: str) -> RecallCurve | None:
         """What efforts reach in a view; None: it is scanned exactly."""

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from mocpy import MOC
 from numpy import ndarray
 
-from index import disk, search
+from index import disk, lease, search
 from index.errors import UnknownObject, VersionCorrupt
 from index.filtering import Filter, Live
 from index.footprint import read_footprint
@@ -45,6 +45,7 @@ class Version:
         self.sky = sky
         self.number = number
         self.path = sky / "versions" / str(number)
+        lease.hold(self.path, self)  # files are opened when they are needed
         self.manifest: Manifest = read_manifest(sky, number)
         if self.manifest.number != number:
             raise VersionCorrupt(

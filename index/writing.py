@@ -16,7 +16,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Int64
 from numpy import ndarray
 
-from index import disk, sky_head
+from index import compaction, disk, sky_head
 from index.changes import Changes
 from index.embedding import Progress
 from index.footprint import footprint, write_footprint
@@ -36,9 +36,6 @@ from index.store import Store
 from index.version import Version
 from index.versions import numbers
 from training.encoder import FOREIGN, Encoder
-
-SMALL_SEGMENT_ROWS = 50_000
-MAX_SMALL_SEGMENTS = 16  # of a view; when there are as many they are written as one
 
 
 def labelled(table: pa.Table, view: str) -> pa.Table:
@@ -63,11 +60,13 @@ class VersionWriter:
 
     sky: Path
     encoder: EncoderReference
-    loaded: Encoder
-    store: Store
+    loaded: Encoder | None  # None: only old rows are written again, their head being the same
+    store: Store | None
     base: Version | None
     progress: Progress | None
     foreign: set[tuple[str, str]] = field(default_factory=set)  # view, survey new to the head
+    num_joint_left_out: int | None = 0
+    again: Sequence[int] | None = None  # segments to write again; None: those that are due
 
     def write(
         self,
@@ -79,12 +78,11 @@ class VersionWriter:
         """Write everything but CURRENT; gives the manifest."""
         number = max(numbers(self.sky), default=0) + 1
         remade = self._to_remake()
-        kept = self._kept_rows(gone)
         segments = []
         views = sorted({*new, *(view for view, _ in remade)})
         for done, view in enumerate(views, 1):
             again = [i for of_view, i in remade if of_view == view]
-            segments.append(self._segment(view, kept, again, new.get(view)))
+            segments.append(self._segment(view, again, gone, new.get(view)))
             if self.progress:
                 self.progress("segments", done, len(views))
         partitions, objects = self._objects(new, gone, changes)
@@ -119,57 +117,58 @@ class VersionWriter:
                 num_rows=sum(each.num_rows - each.num_deleted for each in (*old, *written)),
                 num_without_position=objects.num_rows - somewhere.num_rows,
                 next_object_key=changes.next_key,
+                num_joint_left_out=self.num_joint_left_out,
             )
             disk.write_json(temporary / "manifest.json", manifest.model_dump(mode="json"))
             disk.seal(temporary, final)
         return manifest
 
     def _to_remake(self) -> list[tuple[str, int]]:
-        """View and index of old segments to write again, together, from the store.
+        """View and index of old segments to write again, those of a view as one.
 
-        All of them when the search head has changed; the small ones of a view with many.
+        All of them when the search head has changed, else those that compaction chooses.
         """
         if self.base is None:
             return []
         old = [(live.segment.view, i) for i, live in enumerate(self.base.segments)]
-        if self.base.encoder.head_hash != self.encoder.head_hash:
+        if not self._same_head():
             return old
-        small: dict[str, list[int]] = {}
-        for view, i in old:
-            if self.base.segments[i].segment.num_rows < SMALL_SEGMENT_ROWS:
-                small.setdefault(view, []).append(i)
-        return [
-            (view, i)
-            for view, some in small.items()
-            if len(some) >= MAX_SMALL_SEGMENTS
-            for i in some
-        ]
+        again = self.again
+        if again is None:
+            again = compaction.due(self.base.manifest.segments)
+        return [old[i] for i in again]
 
-    def _kept_rows(self, gone: Bool[ndarray, " row"]) -> dict[int, pa.Table]:
-        """Rows that stay, by old segment."""
-        if self.base is None:
-            return {}
-        of_segment, _ = self.base.row_places
-        return {
-            i: self.base.all_rows.filter(pa.array((of_segment == i) & ~gone)).drop_columns(["view"])
-            for i in range(len(self.base.segments))
-        }
+    def _same_head(self) -> bool:
+        return self.base is None or self.base.encoder.head_hash == self.encoder.head_hash
 
     def _segment(
-        self, view: str, kept: dict[int, pa.Table], again: Sequence[int], new: pa.Table | None
+        self, view: str, again: Sequence[int], gone: Bool[ndarray, " row"], new: pa.Table | None
     ) -> SegmentRecord | None:
-        tables = [kept[i] for i in again] + ([] if new is None else [new])
+        """Write new rows and those of some old segments as one segment; None where none is left."""
+        tables, origin, place = [], [], []  # of each row: the old segment or -1, and its row there
+        for i in again:
+            assert self.base is not None
+            of_segment, row = self.base.row_places
+            stays = (of_segment == i) & ~gone
+            tables.append(self.base.all_rows.filter(pa.array(stays)).drop_columns(["view"]))
+            origin.append(np.full(int(stays.sum()), i if self._same_head() else -1))
+            place.append(row[stays])
+        if new is not None:
+            tables.append(new)
+            origin.append(np.full(new.num_rows, -1))
+            place.append(np.full(new.num_rows, -1))
         rows = pa.concat_tables(tables, promote_options="permissive")
         if not rows.num_rows:
             return None
         order = np.argsort(rows["object_key"].to_numpy(), kind="stable")
         rows = rows.take(pa.array(order)).combine_chunks()
+        from_segment = np.concatenate(origin)[order]
         name = write_segment(
             self.sky / "segments",
             view=view,
             keys=rows["object_key"].to_numpy(),
-            rows=self._with_precision(view, rows.drop_columns(["object_key"])),
-            blocks=self._search_vectors(view, rows),
+            rows=self._with_precision(view, rows.drop_columns(["object_key"]), from_segment < 0),
+            blocks=self._blocks(view, rows, from_segment, np.concatenate(place)[order]),
             dim=self.encoder.search_dim,
             encoder_hash=self.encoder.hash,
             head_hash=self.encoder.head_hash,
@@ -181,23 +180,51 @@ class VersionWriter:
             head=record(self.sky, self.sky / "segments" / name / "segment.json"),
         )
 
-    def _with_precision(self, view: str, rows: pa.Table) -> pa.Table:
-        """Rows with the precision that the store has of their vectors."""
-        column: list[str] = []
-        for start in range(0, rows.num_rows, BLOCK_ROWS):
-            some = rows["fingerprint"].slice(start, BLOCK_ROWS).to_pylist()
-            column += self.store.precisions(view, some)
+    def _with_precision(
+        self, view: str, rows: pa.Table, from_store: Bool[ndarray, " row"]
+    ) -> pa.Table:
+        """Rows with the precision that the store has of the vectors that come from it."""
+        column: list[str] = rows["precision"].to_pylist()
+        lines = np.flatnonzero(from_store)
+        for start in range(0, len(lines), BLOCK_ROWS):
+            some = lines[start : start + BLOCK_ROWS]
+            assert self.store is not None
+            made_in = self.store.precisions(view, rows["fingerprint"].take(some).to_pylist())
+            for line, each in zip(some.tolist(), made_in, strict=True):
+                column[line] = each
         place = rows.column_names.index("precision")
         return rows.set_column(place, "precision", pa.array(column, pa.string()))
 
-    def _search_vectors(self, view: str, rows: pa.Table) -> Iterator[ndarray]:
-        assert self.loaded.head is not None
+    def _blocks(
+        self,
+        view: str,
+        rows: pa.Table,
+        from_segment: Int64[ndarray, " row"],
+        place: Int64[ndarray, " row"],
+    ) -> Iterator[ndarray]:
+        """Search vectors, block by block: copied from old segments, made from the store."""
         for start in range(0, rows.num_rows, BLOCK_ROWS):
-            some = rows.slice(start, BLOCK_ROWS)
-            surveys = some["survey"].to_pylist()
-            stored = self.store.vectors(view, some["fingerprint"].to_pylist()).astype(np.float32)
-            self.foreign |= {(view, each) for each in self.loaded.head.foreign(view, surveys)}
-            yield self.loaded.search_vectors(stored, view, surveys).astype(np.float16)
+            origin = from_segment[start : start + BLOCK_ROWS]
+            out = np.empty((len(origin), self.encoder.search_dim), np.float16)
+            for i in np.unique(origin[origin >= 0]).tolist():
+                assert self.base is not None
+                folder = self.base.segments[i].segment.folder
+                here = np.flatnonzero(origin == i)
+                stored = disk.read_array(folder / "vectors.npy", mapped=True)
+                out[here] = stored[place[start + here]]
+            fresh = np.flatnonzero(origin < 0)
+            if len(fresh):
+                out[fresh] = self._search_vectors(view, rows.take(pa.array(start + fresh)))
+            yield out
+
+    def _search_vectors(self, view: str, rows: pa.Table) -> ndarray:
+        assert self.loaded is not None
+        assert self.loaded.head is not None
+        assert self.store is not None
+        surveys = rows["survey"].to_pylist()
+        stored = self.store.vectors(view, rows["fingerprint"].to_pylist()).astype(np.float32)
+        self.foreign |= {(view, each) for each in self.loaded.head.foreign(view, surveys)}
+        return self.loaded.search_vectors(stored, view, surveys).astype(np.float16)
 
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the vectors that were written."""

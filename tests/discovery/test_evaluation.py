@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from discovery import Query, Sky, evaluate
-from discovery.evaluation import bootstrap_error, chance_ndcg, ndcg, read_labels
+from index.evaluation import bootstrap_error, chance_ndcg, ndcg, read_labels
 
 from .conftest import NUM_IN_PATCH, SPECTRUM_ONLY, object_id
 

@@ -13,7 +13,7 @@ import pytest
 from numpy import ndarray
 from PIL import Image as Picture
 
-from index import building, embedding, writing
+from index import compaction, embedding, updating
 from index.building import build
 from index.errors import EncoderMismatch, NotASky, SkyBusy
 from index.versions import Version, numbers, open_version, verify
@@ -95,7 +95,7 @@ def test_a_second_build_reads_and_embeds_nothing(
     into(sky, cutouts, "legacysurvey")
     for file in cutouts.rglob("*.fits"):
         file.chmod(0)  # root reads it all the same, so the reader is watched too
-    monkeypatch.setattr(building, "find_changes", _nothing_was_read)
+    monkeypatch.setattr(updating, "find_changes", _nothing_was_read)
 
     report = into(sky, cutouts, "legacysurvey")
 
@@ -481,7 +481,7 @@ def test_a_changed_head_makes_segments_again_without_embedding(
 def test_many_small_segments_are_written_as_one(
     tmp_path: Path, into: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "MAX_SMALL_SEGMENTS", 3)
+    monkeypatch.setattr(compaction.due, "__kwdefaults__", {"fanout": 3, "small_rows": 100})
     sky, folder = tmp_path / "sky", tmp_path / "files"
     for seed in range(5):
         write_cutout(folder / f"{seed}.fits", seed)

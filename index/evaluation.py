@@ -5,18 +5,92 @@ Source: Järvelin & Kekäläinen 2002, ACM TOIS 20, 422 (gain 2^relevance - 1, d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int64
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
-from discovery.sky import Sky
+from index.version import Version
+from training.modalities import VIEWS
 
 NUM_RESAMPLES = 1000  # of the bootstrap
 _QUERIES_AT_A_TIME = 1024  # bounds memory: this many rows of scores at once
+
+
+class Ranking(Protocol):
+    """What can be measured: discovery.Sky is one, OpenVersion another."""
+
+    @property
+    def version(self) -> int:
+        """Number of the version."""
+        ...
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Views that can be searched, preferred first."""
+        ...
+
+    def keys_in_view(
+        self, object_ids: Sequence[str], view: str
+    ) -> tuple[Int64[ndarray, " found"], Bool[ndarray, " object"]]:
+        """Keys of those ids that are there in a view, and which of the ids they are."""
+        ...
+
+    def nearest(
+        self,
+        keys: Int64[ndarray, " query"],
+        *,
+        view: str,
+        k: int,
+        among: Int64[ndarray, " corpus"],
+    ) -> Int64[ndarray, "query k"]:
+        """Keys of the k most similar to each object, itself included; short rows end in -1."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVersion:
+    """One version to measure, published or not."""
+
+    of: Version
+
+    @property
+    def version(self) -> int:
+        """Number of the version."""
+        return self.of.number
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Views that can be searched, preferred first."""
+        return tuple(view for view in VIEWS if view in self.of.views)
+
+    def keys_in_view(
+        self, object_ids: Sequence[str], view: str
+    ) -> tuple[Int64[ndarray, " found"], Bool[ndarray, " object"]]:
+        """See Ranking."""
+        table = self.of.table.select(["object_key", "object_id"])
+        table = table.filter(pa.array(self.of.has_view(table["object_key"].to_numpy(), view)))
+        places = pc.index_in(pa.array(object_ids, pa.string()), table["object_id"])
+        keys = table["object_key"].combine_chunks().take(places.drop_null())
+        return np.asarray(keys, dtype=np.int64), np.asarray(places.is_valid())
+
+    def nearest(
+        self,
+        keys: Int64[ndarray, " query"],
+        *,
+        view: str,
+        k: int,
+        among: Int64[ndarray, " corpus"],
+    ) -> Int64[ndarray, "query k"]:
+        """See Ranking."""
+        return self.of.search(self.of.vectors(keys, view), view=view, k=k, keys=among).keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +124,7 @@ class Evaluation:
 
 
 def evaluate(
-    sky: Sky,
+    sky: Ranking,
     labels: str | Path,
     label: str,
     *,
@@ -62,7 +136,7 @@ def evaluate(
     """Search with every object of a class and measure how far up its like come.
 
     Args:
-        sky: The sky to measure.
+        sky: What to measure.
         labels: CSV with object_id and one column a label, relevance 0 to 1, blank = unknown.
         label: The column to use.
         query_above: Objects of higher relevance are the queries.
@@ -213,7 +287,7 @@ def _ideal_dcg(
 
 
 def _ranked(
-    sky: Sky, keys: Int64[ndarray, " corpus"], queries: Int64[ndarray, " _"], view: str, k: int
+    sky: Ranking, keys: Int64[ndarray, " corpus"], queries: Int64[ndarray, " _"], view: str, k: int
 ) -> Int64[ndarray, "_ k"]:
     """Places in `keys` of the k nearest of each query, itself left out."""
     own = keys[queries]

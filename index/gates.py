@@ -1,0 +1,149 @@
+"""What a new version has to pass before it is published.
+
+A gate that refuses costs a night; a bad version that is published costs every query until somebody
+sees it. Each gate says what it measured and what it asked for, also where it passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+
+from index.evaluation import OpenVersion, evaluate
+from index.manifest import Manifest
+from index.nightly_config import LabelGate, NightlyConfig
+from index.updating import Draft, lines_removed
+from index.versions import Version, open_version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """One figure and its bound."""
+
+    name: str
+    passed: bool
+    measured: float | None  # None: nothing to measure, which passes
+    bound: float
+    text: str  # one line for people
+
+
+def removal_gates(base: Version, draft: Draft, *, max_removed_share: float) -> Iterator[Gate]:
+    """Before anything is written: how much would go, in all and of each view."""
+    lines = lines_removed(draft.changes)
+    views = base.all_rows["view"].take(lines) if len(lines) else None
+    before = rows_by_view(base.manifest)
+    total = sum(before.values())
+    yield _share("removed rows", len(lines), total, max_removed_share)
+    for view, num in sorted(before.items()):
+        # of removed observations, not joint views that only change their parts
+        gone = 0 if views is None else int(pc.sum(pc.equal(views, view)).as_py())
+        yield _share(f"removed rows of view {view}", gone, num, max_removed_share)
+    left = total - int(np.count_nonzero(draft.plan.gone))
+    left += sum(table.num_rows for table in draft.plan.new.values())
+    yield Gate(
+        name="rows left",
+        passed=left > 0,
+        measured=left,
+        bound=1,
+        text=f"{left:,} rows would be left",
+    )
+
+
+def _share(name: str, num: int, total: int, bound: float) -> Gate:
+    share = num / max(total, 1)
+    return Gate(
+        name=name,
+        passed=share <= bound,
+        measured=share,
+        bound=bound,
+        text=f"{num:,} of {total:,} rows ({share:.2%}), at most {bound:.2%}",
+    )
+
+
+def version_gates(
+    sky: Path, base: Version | None, draft: Draft, manifest: Manifest, config: NightlyConfig
+) -> Iterator[Gate]:
+    """Of a version that is written: it is whole, counts add up, it finds what it should."""
+    version = open_version(sky, manifest.number)  # checks that every file is there
+    yield _counts(base, draft, version)
+    yield recall_gate(manifest.recall, config.min_recall)
+    if config.labels is not None:
+        yield from _label_gates(base, version, config.labels)
+
+
+def _counts(base: Version | None, draft: Draft, version: Version) -> Gate:
+    """Rows before - gone + new, by view, against what is there."""
+    want = {} if base is None else rows_by_view(base.manifest)
+    if base is not None and draft.plan.gone.any():
+        for view in base.all_rows["view"].take(np.flatnonzero(draft.plan.gone)).to_pylist():
+            want[view] -= 1
+    for view, table in draft.plan.new.items():
+        want[view] = want.get(view, 0) + table.num_rows
+    found = {view: 0 for view in want}
+    for live in version.segments:
+        num = live.segment.num_rows if live.alive is None else int(live.alive.sum())
+        found[live.segment.view] = found.get(live.segment.view, 0) + num
+    wrong = [view for view in sorted(found) if found[view] != want.get(view, 0)]
+    text = ", ".join(f"{view} {num:,}" for view, num in sorted(found.items()))
+    if wrong:
+        text += "; expected " + ", ".join(f"{view} {want.get(view, 0):,}" for view in wrong)
+    num_rows, expected = sum(found.values()), sum(want.values())
+    passed = not wrong and num_rows == version.manifest.num_rows
+    return Gate(name="row counts", passed=passed, measured=num_rows, bound=expected, text=text)
+
+
+def recall_gate(recall: float | None, bound: float) -> Gate:
+    """recall@10 as the manifest has it; None stands for an exact search."""
+    if recall is None:
+        return Gate(
+            name="recall@10", passed=True, measured=None, bound=bound, text="exact, not measured"
+        )
+    return Gate(
+        name="recall@10",
+        passed=recall >= bound,
+        measured=recall,
+        bound=bound,
+        text=f"{recall:.4f}, at least {bound:.4f}",
+    )
+
+
+def _label_gates(base: Version | None, version: Version, labels: LabelGate) -> Iterator[Gate]:
+    def measured(one: Version) -> float:
+        return evaluate(
+            OpenVersion(one),
+            labels.file,
+            labels.label,
+            query_above=labels.query_above,
+            view=labels.view,
+        ).ndcg
+
+    new = measured(version)
+    yield Gate(
+        name=f"nDCG@10 of {labels.label}",
+        passed=new >= labels.min_ndcg,
+        measured=new,
+        bound=labels.min_ndcg,
+        text=f"{new:.4f}, at least {labels.min_ndcg:.4f}",
+    )
+    if base is None:
+        return
+    drop = measured(base) - new
+    yield Gate(
+        name=f"drop of nDCG@10 of {labels.label}",
+        passed=drop <= labels.max_drop,
+        measured=drop,
+        bound=labels.max_drop,
+        text=f"{drop:+.4f} below the published version, at most {labels.max_drop:.4f}",
+    )
+
+
+def rows_by_view(manifest: Manifest) -> dict[str, int]:
+    """Live rows of each view."""
+    rows: dict[str, int] = {}
+    for record in manifest.segments:
+        rows[record.view] = rows.get(record.view, 0) + record.num_rows - record.num_deleted
+    return rows

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from index import disk, lease
 from index.errors import VersionCorrupt
-from index.manifest import Manifest, read_head, read_manifest
+from index.manifest import read_head, read_manifest
 from index.versions import current_number, numbers
 from training.disk import flush
 
@@ -58,13 +58,13 @@ def prune(
     there = numbers(sky)
     if published not in there:
         raise VersionCorrupt(f"CURRENT of {sky} names version {published}, which is not there")
+    manifests = {number: read_manifest(sky, number) for number in there}
     kept = {published, *there[-keep_versions:]}
     oldest = (now or datetime.now(UTC)) - timedelta(days=keep_days)
     due = [
         number
         for number in there
-        if number not in kept
-        and datetime.fromisoformat(read_manifest(sky, number).built_at_utc) <= oldest
+        if number not in kept and datetime.fromisoformat(manifests[number].built_at_utc) <= oldest
     ]
     return remove_versions(sky, due)
 
@@ -94,7 +94,7 @@ def _sweep(sky: Path) -> tuple[int, int]:
     files = set[str]()
     heads = {read_head(sky).encoder.head_hash[:16]}
     for number in numbers(sky):
-        manifest: Manifest = read_manifest(sky, number)
+        manifest = read_manifest(sky, number)
         segments |= {record.name for record in manifest.segments}
         files |= {partition.file for partition in manifest.partitions}
         heads.add(manifest.encoder.head_hash[:16])

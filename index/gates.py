@@ -47,8 +47,8 @@ def removal_gates(base: Version, draft: Draft, *, max_removed_share: float) -> I
     yield Gate(
         name="rows left",
         passed=left > 0,
-        measured=left,
-        bound=1,
+        measured=float(left),
+        bound=1.0,
         text=f"{left:,} rows would be left",
     )
 
@@ -93,7 +93,9 @@ def _counts(base: Version | None, draft: Draft, version: Version) -> Gate:
         text += "; expected " + ", ".join(f"{view} {want.get(view, 0):,}" for view in wrong)
     num_rows, expected = sum(found.values()), sum(want.values())
     passed = not wrong and num_rows == version.manifest.num_rows
-    return Gate(name="row counts", passed=passed, measured=num_rows, bound=expected, text=text)
+    return Gate(
+        name="row counts", passed=passed, measured=float(num_rows), bound=float(expected), text=text
+    )
 
 
 def recall_gate(recall: float | None, bound: float) -> Gate:

@@ -17,8 +17,9 @@ from index import disk
 from index.errors import GateRefused, RecallTooLow, SkyBusy
 from index.gates import recall_gate
 from index.nightly import nightly
-from index.nightly_config import NightlyConfig, SourceConfig, read_nightly
+from index.nightly_config import LabelGate, NightlyConfig, SourceConfig, read_nightly
 from index.nightly_report import NightlyReport
+from index.saved_searches import SavedSearch
 from index.versions import Version, current_number, numbers, open_version, verify
 from tests.index.conftest import Builder, write_cutout, write_spectrum
 from tests.index.test_index_building import write_crops, write_picture
@@ -257,12 +258,12 @@ def test_a_refused_version_is_taken_away(tmp_path: Path, cutouts: Path, encoder:
     del version
     # the nearest of the first is none of its kind, so no measure gives 1
     labels.write_text(f"object_id,disc\n{names[0]},1\n{names[1]},0\n{names[2]},0\n{names[3]},1\n")
-    gate = {"file": str(labels), "label": "disc", "view": "image", "max_drop": 1.0}
-    config = config_of(encoder, ("legacysurvey", cutouts), labels=gate | {"min_ndcg": 0.0})
+    gate = LabelGate(file=str(labels), label="disc", view="image", max_drop=1.0)
+    config = config_of(encoder, ("legacysurvey", cutouts), labels=gate)
     write_cutout(cutouts / "e.fits", 9)
     files = {file for file in sky.rglob("*") if "store" not in file.parts}
 
-    strict = config_of(encoder, ("legacysurvey", cutouts), labels=gate | {"min_ndcg": 1.0})
+    strict = config_of(encoder, ("legacysurvey", cutouts), labels=replace(gate, min_ndcg=1.0))
     with pytest.raises(GateRefused, match="nDCG@10 of disc") as caught:
         nightly(sky, strict)
 
@@ -287,9 +288,9 @@ def test_the_recall_gate() -> None:
 def test_new_objects_near_saved_searches(tmp_path: Path, cutouts: Path, encoder: Path) -> None:
     sky = tmp_path / "sky"
     searches = (
-        {"name": "like a", "like": ["a"], "min_cosine": 0.9999},
-        {"name": "best", "like": ["a"], "top_k": 1},
-        {"name": "gone", "like": ["nobody"], "top_k": 1},
+        SavedSearch(name="like a", like=("a",), min_cosine=0.9999),
+        SavedSearch(name="best", like=("a",), top_k=1),
+        SavedSearch(name="gone", like=("nobody",), top_k=1),
     )
     nightly(sky, config_of(encoder, ("legacysurvey", cutouts)))
     vector = open_version(sky).vectors(np.array([0]), "image")[0].tolist()

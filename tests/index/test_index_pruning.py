@@ -95,7 +95,7 @@ def test_a_reader_goes_on_while_its_version_is_pruned(sky: Path) -> None:
     reader = open_version(sky, 1)  # nothing read yet but the manifest
     compact(sky)
 
-    pruned = prune(sky, keep_versions=1, keep_days=0)
+    pruned = prune(sky, keep_versions=1, keep_days=0.0)
 
     assert (pruned.versions, pruned.held) == ((2, 3, 4), (1,))
     found = reader.search(reader.vectors(np.array([0]), "image"), view="image", k=2)
@@ -105,7 +105,7 @@ def test_a_reader_goes_on_while_its_version_is_pruned(sky: Path) -> None:
     assert not verify(sky).problems
     del reader
     gc.collect()
-    pruned = prune(sky, keep_versions=1, keep_days=0)
+    pruned = prune(sky, keep_versions=1, keep_days=0.0)
     assert (pruned.versions, numbers(sky)) == ((1,), [5])
     assert pruned.num_bytes > 0
     used = {record.name for record in open_version(sky).manifest.segments}
@@ -116,36 +116,36 @@ def test_a_reader_goes_on_while_its_version_is_pruned(sky: Path) -> None:
 def test_what_pruning_keeps(sky: Path) -> None:
     rollback(sky, 1)
     before = answers(sky)
-    assert prune(sky, keep_versions=1, keep_days=1).versions == ()  # all are young
+    assert prune(sky, keep_versions=1, keep_days=1.0).versions == ()  # all are young
     # a clock that was a year ahead, and is back now
     past = datetime.now(UTC) - timedelta(days=365)
-    assert prune(sky, keep_versions=1, keep_days=1, now=past).versions == ()
+    assert prune(sky, keep_versions=1, keep_days=1.0, now=past).versions == ()
     later = datetime.now(UTC) + timedelta(days=2)
-    assert prune(sky, keep_versions=2, keep_days=1, now=later).versions == (2,)
+    assert prune(sky, keep_versions=2, keep_days=1.0, now=later).versions == (2,)
 
     assert numbers(sky) == [1, 3, 4]  # the published, and the newest
     assert answers(sky) == before
     assert not verify(sky).problems
-    for bad in ({"keep_versions": 0, "keep_days": 1}, {"keep_versions": 1, "keep_days": -1}):
+    for keep_versions, keep_days in ((0, 1.0), (1, -1.0)):
         with pytest.raises(ValueError, match="expected keep_versions"):
-            prune(sky, **bad)
+            prune(sky, keep_versions=keep_versions, keep_days=keep_days)
 
 
 def test_nothing_is_pruned_where_a_version_is_damaged(sky: Path) -> None:
     (sky / "versions" / "2" / "manifest.json").write_text("{}")
     there = sorted(sky.rglob("*"))
     with pytest.raises(VersionCorrupt, match="manifest"):
-        prune(sky, keep_versions=1, keep_days=0)
+        prune(sky, keep_versions=1, keep_days=0.0)
     publish(sky, 9)
     with pytest.raises(VersionCorrupt, match="9"):
-        prune(sky, keep_versions=1, keep_days=0)
+        prune(sky, keep_versions=1, keep_days=0.0)
     assert sorted(sky.rglob("*")) == there
 
 
 def test_what_a_killed_run_left_goes_with_the_next_pruning(sky: Path) -> None:
     shutil.copytree(next((sky / "segments").iterdir()), sky / "segments" / "image-0123")
     (sky / "objects" / "Norder=0" / "Npix=3-lost.parquet").write_bytes(b"x")
-    pruned = prune(sky, keep_versions=4, keep_days=0)
+    pruned = prune(sky, keep_versions=4, keep_days=0.0)
     assert (pruned.versions, pruned.num_files) == ((), 5)
     assert not verify(sky).problems
     assert disk.read_json(sky / "versions" / "1" / "manifest.json")

@@ -1,4 +1,4 @@
-"""The commands build, versions, rollback and verify."""
+"""The commands build, nightly, compact, versions, rollback and verify."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from index.commands import commands
-from index.errors import NotASky, VersionCorrupt
+from index.errors import GateRefused, NotASky, VersionCorrupt
 from tests.index.conftest import write_cutout
 
 runner = CliRunner()
@@ -77,14 +77,56 @@ def test_versions_are_listed_rolled_back_and_verified(
     assert str(vectors.relative_to(sky)) in done.stderr
 
 
+def test_a_nightly_says_what_it_did_and_a_refused_one_why(
+    tmp_path: Path, files: Path, encoder: Path
+) -> None:
+    sky, config = tmp_path / "sky", tmp_path / "nightly.toml"
+    config.write_text(
+        f'encoder = "{encoder}"\nnum_workers = 0\nmax_removed_share = 0\n'
+        '[[sources]]\nsurvey = "legacysurvey"\npath = "files"\n'
+    )
+    done = runner.invoke(commands, ["nightly", str(sky), "--config", str(config)])
+    assert done.exit_code == 0, done.exception
+    assert done.stdout.count("\n") == 1
+    assert f"{sky}: version 1 published; 2 objects, 2 came, 0 went" in done.stdout
+    assert f"skipped {files / 'text.fits'}: " in done.stderr
+    (files / "1.fits").unlink()
+
+    done = runner.invoke(commands, ["nightly", str(sky), "--config", str(config), "--json"])
+
+    assert isinstance(done.exception, GateRefused)  # exit code 3, see app.cli
+    document = json.loads(done.stdout)
+    assert (document["outcome"], document["version"]) == ("refused", 1)
+    assert document == json.loads((sky / "nightly" / "000002.json").read_text()) | document
+    assert [gate["name"] for gate in document["gates"] if not gate["passed"]] == [
+        "removed rows",
+        "removed rows of view image",
+        "removed rows of view joint",
+    ]
+
+
+def test_compact_says_what_it_did(tmp_path: Path, files: Path, encoder: Path) -> None:
+    sky = tmp_path / "sky"
+    build(sky, files, encoder)
+    write_cutout(files / "2.fits", 2)
+    build(sky, files, encoder)
+
+    done = runner.invoke(commands, ["compact", str(sky)])
+    assert done.stdout == f"{sky}: version 3, 4 segments into 2, 6 rows\n"
+    done = runner.invoke(commands, ["compact", str(sky), "--json"])
+    assert json.loads(done.stdout)["published"] is False
+
+
 def test_errors_reach_the_one_place_that_tells_them(tmp_path: Path) -> None:
-    for command in ("versions", "rollback", "verify"):
+    for command in ("compact", "versions", "rollback", "verify"):
         done = runner.invoke(commands, [command, str(tmp_path / "nowhere")])
         assert isinstance(done.exception, NotASky)
         assert done.stdout == ""
 
 
-@pytest.mark.parametrize("command", ["build", "versions", "rollback", "verify"])
+@pytest.mark.parametrize(
+    "command", ["build", "nightly", "compact", "versions", "rollback", "verify"]
+)
 def test_help_has_an_example(command: str) -> None:
     done = runner.invoke(commands, [command, "--help"])
     assert done.exit_code == 0

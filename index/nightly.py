@@ -180,11 +180,11 @@ class _Night:
         if outcome == "published" and self.searches and draft is not None and after is not None:
             with self._stage("saved searches"):
                 near = self._near(after.number, draft)
+        came, went, changed = _objects(version, draft)  # the version before may be pruned
         pruned = None
         if outcome != "refused" and after is not None:
             with self._stage("prune"):
                 pruned = self._prune()
-        came, went, changed = _objects(version, draft)
         skipped = () if draft is None else draft.skipped
         read = [(part.survey, each.path) for part in found.parts for each in part.to_read]
         self.seconds["all"] = time.monotonic() - self.started

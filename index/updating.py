@@ -44,7 +44,7 @@ from index.precision import Agreement, checked, measure
 from index.removals import InputKey, Removals, find_removals
 from index.store import Store
 from index.vectors import add_vectors
-from index.versions import Version, current_number, numbers, open_version
+from index.versions import Version, current_number, numbers
 from index.writing import VersionWriter
 from training.encoder import Encoder, Precision
 from training.observations import Skipped
@@ -62,6 +62,8 @@ class Base:
 def find_base(sky: Path) -> Base:
     """The published version; where CURRENT is missing or names none, the newest that is whole.
 
+    The caller holds the sky's lock, so nothing is pruned meanwhile but by the caller.
+
     Raises:
         VersionCorrupt: the published version is there, but not whole.
     """
@@ -71,10 +73,10 @@ def find_base(sky: Path) -> Base:
     except VersionCorrupt:
         number = -1
     if number in there:
-        return Base(open_version(sky, number), is_published=True)
+        return Base(Version(sky, number, held=False), is_published=True)
     for number in reversed(there):  # so that nothing that was there is lost
         try:
-            return Base(open_version(sky, number), is_published=False)
+            return Base(Version(sky, number, held=False), is_published=False)
         except VersionCorrupt:
             continue
     return Base(None, is_published=False)

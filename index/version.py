@@ -41,11 +41,12 @@ class Version:
         num_objects: Objects in it.
     """
 
-    def __init__(self, sky: Path, number: int) -> None:
+    def __init__(self, sky: Path, number: int, *, held: bool = True) -> None:
         self.sky = sky
         self.number = number
         self.path = sky / "versions" / str(number)
-        lease.hold(self.path, self)  # files are opened when they are needed
+        if held:  # files are opened when they are needed; who has the sky's lock needs no lease
+            lease.hold(self.path, self)
         self.manifest: Manifest = read_manifest(sky, number)
         if self.manifest.number != number:
             raise VersionCorrupt(

@@ -41,9 +41,9 @@ class LabelGate:
     file: str  # CSV: object_id and one column a label, 0 to 1, blank = unknown
     label: str
     view: str | None = None  # None: the first that the sky has
-    query_above: float = Field(0.9, ge=0, lt=1)
-    min_ndcg: float = Field(0.0, ge=0, le=1)
-    max_drop: float = Field(0.02, ge=0, le=1)  # below the published version
+    query_above: float = Field(default=0.9, ge=0, lt=1)
+    min_ndcg: float = Field(default=0.0, ge=0, le=1)
+    max_drop: float = Field(default=0.02, ge=0, le=1)  # below the published version
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CHECKED)
@@ -52,12 +52,14 @@ class NightlyConfig:
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)  # ALL there are: what is not here goes
     encoder: str | None = None  # None: the sky's own; "nano" for a new sky
-    num_workers: int | None = Field(None, ge=0)  # None: one a core
-    max_removed_share: float = Field(0.05, ge=0, le=1)  # of the rows, and of the rows of each view
-    min_recall: float = Field(0.95, ge=0, le=1)  # recall@10, where the version is not exact
+    num_workers: int | None = Field(default=None, ge=0)  # None: one a core
+    max_removed_share: float = Field(
+        default=0.05, ge=0, le=1
+    )  # of the rows, and of the rows of each view
+    min_recall: float = Field(default=0.95, ge=0, le=1)  # recall@10, where the version is not exact
     labels: LabelGate | None = None
-    keep_versions: int = Field(3, ge=1)
-    keep_days: float = Field(7.0, ge=0)
+    keep_versions: int = Field(default=3, ge=1)
+    keep_days: float = Field(default=7.0, ge=0)
     saved_searches: tuple[SavedSearch, ...] = ()
 
     def places(self) -> tuple[Source, ...]:

@@ -41,8 +41,8 @@ class SavedSearch:
     like: tuple[str, ...] = ()  # object ids
     unlike: tuple[str, ...] = ()
     vector: tuple[float, ...] = ()  # of the search space
-    min_cosine: float | None = Field(None, ge=-1, le=1)
-    top_k: int | None = Field(None, gt=0, le=10_000)
+    min_cosine: float | None = Field(default=None, ge=-1, le=1)
+    top_k: int | None = Field(default=None, gt=0, le=10_000)
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> SavedSearch:

@@ -9,8 +9,14 @@ SkykinError
 ├── UnknownObject     no object has that id, or none of its vectors is of that view
 ├── OutsideFootprint  the position lies where this sky has no objects
 ├── NoObjectNear      inside the footprint, but nothing within the radius
+<<<<<<< HEAD
 └── GateRefused       a gate: a new version is not good enough to be published
     └── RecallTooLow  measured recall is below what was asked for
+=======
+├── RecallTooLow      a gate: measured recall is below what was asked for
+├── GpuUnavailable    a GPU is asked for, and there is none, or none that can be used
+└── FaissConflict     two distributions of FAISS are installed over each other
+>>>>>>> 9848296 (Search on a device: exact by torch, IVF,SQ8 on a GPU, and one FAISS only)
 """
 
 from __future__ import annotations
@@ -66,3 +72,11 @@ class GateRefused(SkykinError):
 
 class RecallTooLow(GateRefused):
     """A gate: measured recall is below what was asked for."""
+
+
+class GpuUnavailable(SkykinError):
+    """A GPU is asked for, and there is none, or none that can be used."""
+
+
+class FaissConflict(SkykinError):
+    """Two distributions of FAISS are installed over each other."""

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("index.commands", "Check every file of the published version."),
     "nightly": ("index.commands", "Follow all sources: what is new comes, what is gone goes."),
     "compact": ("index.commands", "Put the small segments of a sky together."),
+    "plan": ("index.commands", "Say what a sky takes: disk, memory, GPU memory and hours."),
     "fetch": ("training.archives.commands", "Fetch images or spectra from a public archive."),
     "train": ("training.commands", "Train tokenizers, an encoder or a search head from a TOML."),
 }
@@ -66,6 +67,7 @@ class Floors(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Call the command; a known error becomes one line on stderr and an exit code."""
         try:
+            _check_start()
             return super().invoke(ctx)
         except KeyboardInterrupt as stopped:
             # a build, a download and pretraining go on where they stopped
@@ -80,6 +82,12 @@ class Floors(TyperGroup):
             if not isinstance(error, SkykinError):
                 raise
             _fail(error, message=str(error), code=3 if isinstance(error, GateRefused) else 2)
+
+
+def _check_start() -> None:
+    from index.faiss_distributions import check_one_faiss
+
+    check_one_faiss()
 
 
 def load(name: str) -> Any:

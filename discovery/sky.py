@@ -23,6 +23,7 @@ from discovery.seeds import (
 )
 from index import sky_head
 from index.errors import OutsideFootprint
+from index.faiss_distributions import check_one_faiss
 from index.precision import checked
 from index.version import Version
 from index.versions import open_version
@@ -41,7 +42,9 @@ def open(sky: str | Path) -> Sky:
     Raises:
         NotASky: the folder is missing, or is not a sky.
         VersionCorrupt: a file of the version is missing or damaged.
+        FaissConflict: two distributions of FAISS are installed over each other.
     """
+    check_one_faiss()
     return Sky(Path(sky))
 
 

@@ -1,8 +1,9 @@
-"""The commands build, nightly, compact, versions, rollback and verify."""
+"""The commands build, nightly, compact, versions, rollback, verify and plan."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from training.surveys import SURVEYS
 
 if TYPE_CHECKING:
     from index.building import BuildReport
+    from index.plan import Plan
 
 commands = typer.Typer(no_args_is_help=True, help="Build a sky and look after its versions.")
 
@@ -204,6 +206,60 @@ def verify_command(sky: SkyFolder) -> None:
     typer.echo(
         f"{sky}: {report.num_files:,} files of {len(report.versions)} versions are whole, "
         f"{report.num_bytes / 2**20:,.1f} MiB"
+    )
+
+
+@commands.command("plan")
+def plan_command(
+    objects: Annotated[float, typer.Option(help="How many, such as 200e6.")],
+    dim: Annotated[int, typer.Option(help="Of the encoder's vectors.")] = 768,
+    views: Annotated[str, typer.Option(help="Of every object, with commas.")] = "image",
+    as_json: AsJson = False,
+) -> None:
+    """Say what a sky of so many objects takes: disk, memory, GPU memory and hours.
+
+    Example: skykin plan --objects 200e6
+    """
+    from dataclasses import asdict
+
+    from index.plan import RATES, plan
+
+    planned = plan(int(objects), dim=dim, views=views.split(","))
+    if as_json:
+        rates = {name: asdict(rate) for name, rate in RATES.items()}
+        typer.echo(json.dumps(asdict(planned) | {"rates": rates}, ensure_ascii=False))
+        return
+    _show_plan(planned)
+
+
+def _show_plan(planned: Plan) -> None:
+    from index.plan import RATES, total
+
+    def show(title: str, lines: Mapping[str, float | None], unit: float, name: str) -> None:
+        typer.echo(title)
+        for what, value in lines.items():
+            told = "not measured" if value is None else f"{value / unit:,.1f} {name}"
+            typer.echo(f"  {what:<48} {told:>16}")
+
+    show("on disk", planned.disk, 2**30, "GiB")
+    both = {
+        "in all, with RaBitQ": total(planned.disk, without="index, SQ8"),
+        "in all, with SQ8": total(planned.disk, without="index, RaBitQ"),
+    }
+    show("", both, 2**30, "GiB")
+    show("memory to serve (one of the two indexes)", planned.ram, 2**30, "GiB")
+    show("GPU memory (one of these)", planned.gpu, 2**30, "GiB")
+    show("hours", planned.hours, 1, "h")
+    typer.echo("measured")
+    for rate in RATES.values():
+        if rate.value is not None:
+            typer.echo(
+                f"  {rate.value:,g} {rate.unit}: {rate.what} ({rate.measured_on}; {rate.source})"
+            )
+    views = ", ".join(planned.views)
+    typer.echo(
+        f"plan: {planned.num_objects:,} objects, views {views}, {planned.dim} dimensions, "
+        f"{planned.num_lists:,} lists a view"
     )
 
 

@@ -9,14 +9,10 @@ SkykinError
 ├── UnknownObject     no object has that id, or none of its vectors is of that view
 ├── OutsideFootprint  the position lies where this sky has no objects
 ├── NoObjectNear      inside the footprint, but nothing within the radius
-<<<<<<< HEAD
+├── GpuUnavailable    a GPU is asked for, and there is none, or none that can be used
+├── FaissConflict     two distributions of FAISS are installed over each other
 └── GateRefused       a gate: a new version is not good enough to be published
     └── RecallTooLow  measured recall is below what was asked for
-=======
-├── RecallTooLow      a gate: measured recall is below what was asked for
-├── GpuUnavailable    a GPU is asked for, and there is none, or none that can be used
-└── FaissConflict     two distributions of FAISS are installed over each other
->>>>>>> 9848296 (Search on a device: exact by torch, IVF,SQ8 on a GPU, and one FAISS only)
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # Everything the project needs, it installs itself: Python packages into .venv, Chromium on request.
-.PHONY: demo test test-all check format browser wheels clean
+.PHONY: demo test test-all check format browser wheels gpu test-gpu clean
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
@@ -43,5 +43,31 @@ wheels: .venv/.demo  ## what training needs beside torch and numpy, for a machin
 	$(BIN)/python -m pip download --quiet --constraint constraints.txt --no-deps \
 		--dest build/wheels --requirement training/offline-requirements.txt
 
+# faiss-gpu (Linux x86-64, CUDA 12.6 or later) downloads 129 MiB and, as it cannot be imported without them, NVIDIA's
+# libraries: cuBLAS (550 MiB), NVRTC (85 MiB), cuRAND (65 MiB), CUDA runtime (3 MiB). On disk 1.6 GiB. It owns the same
+# module as faiss-cpu, so that one goes first; pip then says that skykin wants faiss-cpu, which cannot be helped.
+FAISS_GPU := faiss-gpu==1.15.1
+
+gpu: .venv/.demo  ## FAISS for a GPU in place of the one for CPUs
+	$(BIN)/python -m pip uninstall --quiet --yes faiss-cpu
+	$(BIN)/python -m pip install --quiet $(FAISS_GPU)
+	$(BIN)/python -c "from index.faiss_distributions import check_one_faiss; check_one_faiss(); import faiss; \
+		print('FAISS', faiss.__version__, 'finds', faiss.get_num_gpus(), 'GPUs')"
+
+# Its own environment: what index/ needs, FAISS for a GPU, and nothing of the page, surveys or training.
+GPU_BIN := .venv-gpu/bin
+
+.venv-gpu/.gpu: pyproject.toml constraints.txt
+	test -x $(GPU_BIN)/python || $(PYTHON) -m venv .venv-gpu
+	$(GPU_BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(GPU_BIN)/python -m pip install --quiet --constraint constraints.txt --editable . \
+		pytest beartype hypothesis
+	$(GPU_BIN)/python -m pip uninstall --quiet --yes faiss-cpu
+	$(GPU_BIN)/python -m pip install --quiet $(FAISS_GPU)
+	touch $@
+
+test-gpu: .venv-gpu/.gpu  ## with FAISS for a GPU: what needs none, and where there is one, what is marked gpu
+	OMP_NUM_THREADS=1 $(GPU_BIN)/python -m pytest -rs tests/index/test_gpu.py tests/index/test_faiss_distributions.py
+
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-gpu .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -229,6 +229,13 @@ class DeviceIndex:
                 faiss.cast_integer_to_idx_t_ptr(rows.data_ptr()),
             )
 
+    def list_lengths(self) -> Int64[ndarray, " list"]:
+        """Rows in each list."""
+        lists = getattr(self.index, "invlists", None)  # only of an index in memory
+        length = self.index.getListLength if lists is None else lists.list_size
+        with self.lock:
+            return np.array([length(i) for i in range(self.index.nlist)], np.int64)
+
     def search(
         self,
         queries: Float32[ndarray, "query dim"],

@@ -235,7 +235,7 @@ def plan_command(
 def _show_plan(planned: Plan) -> None:
     from index.plan import RATES, total
 
-    def show(title: str, lines: Mapping[str, float | None], unit: float, name: str) -> None:
+    def show(title: str, lines: Mapping[str, float | int | None], unit: int, name: str) -> None:
         typer.echo(title)
         for what, value in lines.items():
             told = "not measured" if value is None else f"{value / unit:,.1f} {name}"

@@ -38,7 +38,7 @@ _EPYC = "2026-11-21, 2 cores of an AMD EPYC"
 _RESULTS = "benchmarks/RESULTS.md"
 RATES: dict[str, Rate] = {
     "embed_nano_cpu": Rate(
-        72, "images/s", "build with nano, start-up included", _EPYC, f"{_RESULTS}, First light"
+        72.0, "images/s", "build with nano, start-up included", _EPYC, f"{_RESULTS}, First light"
     ),
     "embed_base_cpu": Rate(
         2.45, "images/s", "AION-1 Base in bfloat16", _XEON, f"{_RESULTS}, Encoder"

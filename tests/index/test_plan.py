@@ -23,7 +23,7 @@ def test_200_million_are_what_the_design_says() -> None:
     assert gib["index, SQ8"] == pytest.approx(49, abs=0.5)
     assert planned.gpu["IVF,SQ8"] / 2**30 == pytest.approx(50, abs=0.6)
     filled = planned.hours["index, SQ8, flat coarse quantizer, on 2 cores"]
-    assert filled == pytest.approx(9, abs=0.6)
+    assert filled == pytest.approx(8.9 + 1.6, abs=0.1)  # to fill, after k-means
 
 
 def test_bytes_of_codes_are_those_that_faiss_writes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,13 +31,16 @@ def test_bytes_of_codes_are_those_that_faiss_writes(monkeypatch: pytest.MonkeyPa
     num = 20_000
     planned = plan(num)
     vectors = np.random.default_rng(0).standard_normal((num, 256)).astype(np.float32)
-    for name, key in (("index, SQ8", "IVF{},SQ8"), ("index, RaBitQ", "IVF{},RaBitQfs")):
+    for name, key, near in (  # 39 rows a list, of which RaBitQ pads each to 32
+        ("index, SQ8", "IVF{},SQ8", 0.005),
+        ("index, RaBitQ", "IVF{},RaBitQfs", 0.05),
+    ):
         index = faiss.index_factory(256, key.format(planned.num_lists))
         index.cp.niter = 1
         index.train(vectors)
         index.add(vectors)
         written = len(faiss.serialize_index(index))
-        assert written == pytest.approx(planned.disk[name], rel=0.02)
+        assert written == pytest.approx(planned.disk[name], rel=near)
 
 
 def test_nothing_is_indexed_that_is_scanned() -> None:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
+from pathlib import Path
+from types import ModuleType
 
 import faiss
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu as benchmark
 from index import gpu
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "QUERIES", 64)
-    monkeypatch.setattr(benchmark, "BATCHES", (1, 32))
-    monkeypatch.setattr(benchmark, "PROBES", (4, 16))
+def benchmark() -> ModuleType:
+    """The script as a module, with few queries."""
+    file = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+    found = importlib.util.spec_from_file_location("gpu_benchmark", file)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    vars(module).update(QUERIES=64, BATCHES=(1, 32), PROBES=(4, 16))
+    return module
 
 
-def test_blocks_are_the_same_again_and_unlike_each_other() -> None:
+def test_blocks_are_the_same_again_and_unlike_each_other(benchmark: ModuleType) -> None:
     sky = benchmark.Sky(6, "cpu")
     first, again, other = sky.block(0, 100), sky.block(0, 100), sky.block(1, 100)
     torch.testing.assert_close(first, again, rtol=0, atol=0)
@@ -28,7 +36,7 @@ def test_blocks_are_the_same_again_and_unlike_each_other() -> None:
     torch.testing.assert_close(first.float().norm(dim=1), torch.ones(100), atol=1e-3, rtol=0)
 
 
-def test_searches_are_measured_against_the_truth(few: None) -> None:
+def test_searches_are_measured_against_the_truth(benchmark: ModuleType) -> None:
     sky = benchmark.Sky(6, "cpu")
     sizes = [3000, 3000, 500]
     vectors = np.concatenate([sky.block(i, n).numpy() for i, n in enumerate(sizes)])
@@ -54,7 +62,7 @@ def test_searches_are_measured_against_the_truth(few: None) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_what_needs_a_gpu_says_not_measured(few: None) -> None:
+def test_what_needs_a_gpu_says_not_measured(benchmark: ModuleType) -> None:
     report = benchmark.measure(4000, 6, time.perf_counter() + 1000)
     assert report["faiss"]["ivf_sq8"] == report["selectors_obeyed"] == "not measured"
     assert "GPU" in report["faiss"]["reason"]

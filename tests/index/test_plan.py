@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import faiss
 import numpy as np
@@ -35,7 +36,7 @@ def test_bytes_of_codes_are_those_that_faiss_writes(monkeypatch: pytest.MonkeyPa
         ("index, SQ8", "IVF{},SQ8", 0.005),
         ("index, RaBitQ", "IVF{},RaBitQfs", 0.05),
     ):
-        index = faiss.index_factory(256, key.format(planned.num_lists))
+        index: Any = faiss.index_factory(256, key.format(planned.num_lists))
         index.cp.niter = 1
         index.train(vectors)
         index.add(vectors)

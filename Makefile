@@ -1,5 +1,5 @@
 # Everything the project needs, it installs itself: Python packages into .venv, Chromium on request.
-.PHONY: demo test test-all check format browser wheels gpu test-gpu clean
+.PHONY: demo test test-all check format browser wheels gpu test-gpu benchmark-peers clean
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
@@ -69,5 +69,12 @@ GPU_BIN := .venv-gpu/bin
 test-gpu: .venv-gpu/.gpu  ## with FAISS for a GPU: what needs none, and where there is one, what is marked gpu
 	OMP_NUM_THREADS=1 $(GPU_BIN)/python -m pytest -rs tests/index/test_gpu.py tests/index/test_faiss_distributions.py
 
+.venv-bench/.installed: benchmarks/requirements.txt
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --requirement benchmarks/requirements.txt
+	touch $@
+
+benchmark-peers: .venv-bench/.installed  ## what benchmarks/index.py measures the index beside
+
 clean:
-	rm -rf .venv .venv-gpu .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-gpu .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis

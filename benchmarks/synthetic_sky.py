@@ -242,7 +242,7 @@ def _write_version(
             segments=tuple(segments),
             partitions=partitions,
             files=tuple(files),
-            inputs=f"versions/1/inputs.parquet",
+            inputs="versions/1/inputs.parquet",
             moc="versions/1/moc.fits",
             num_objects=len(ra_deg),
             num_rows=len(ra_deg),

@@ -4,8 +4,8 @@
         [--peers NAME ... | --peers none] [--peers-python PATH] [--rounds 3] [--seconds 20]
         [--build-threads N] [--segments] [--work FOLDER] [--json]
 
-This is a folder, which Python runs by its `__main__.py`: a file of this name would be found by every
-other script here that imports the package `index`.
+This is a folder, which Python runs by its `__main__.py`: a file of this name would be found by
+every other script here that imports the package `index`.
 
 Rows and queries are synthetic (synthetic_vectors.py). Our index is a version of a sky, written by
 the index's own writers and searched one query at a time as a user does, at the default and at
@@ -42,7 +42,7 @@ from curve import rate_at
 from measuring import NUM_COLD, Measured, Plan, Show, build, serve
 from peers import PEERS
 from synthetic_vectors import Population
-from truth import Truth, all_filters, prepare
+from truth import all_filters, prepare
 from worker import OURS
 
 from index.manifest import git_revision
@@ -63,9 +63,7 @@ def main() -> None:
         "--peers", nargs="+", choices=[*PEERS, "none"], default=list(PEERS), metavar="NAME",
         help=f"default: {', '.join(PEERS)}",
     )  # fmt: skip
-    parser.add_argument(
-        "--peers-python", type=Path, help="default: .venv-bench, else this one"
-    )
+    parser.add_argument("--peers-python", type=Path, help="default: .venv-bench, else this one")
     parser.add_argument("--rounds", type=int, default=3, help="the best counts")
     parser.add_argument(
         "--seconds", type=float, default=20.0, help="for an engine at an effort in a round, at most"
@@ -79,7 +77,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     given = parser.parse_args()
     if given.rows < 1000 or given.queries < 1 or given.rounds < 1 or given.dim < 2:
-        parser.error("expected 1,000 rows or more, and at least one query, one round, two dimensions")
+        parser.error(
+            "expected 1,000 rows or more, and at least one query, one round, two dimensions"
+        )
     peers = [] if "none" in given.peers else list(given.peers)
     default = PEERS_PYTHON if PEERS_PYTHON.exists() else Path(sys.executable)
     with tempfile.TemporaryDirectory(dir=given.work) as scratch, progress_bars() as show:
@@ -241,7 +241,8 @@ def print_table(report: Mapping[str, Any]) -> None:
             f"{figures['memory_mib']:12,.0f}{figures['build_s']:10.1f}"
             f"{run['cold_p99_ms'][name]:13.2f}"
         )
-    print(f"page cache of vectors.npy: {run['page_cache_mib'][OURS]['vectors_page_cache_mib']:,.0f} MiB")
+    cached_mib = run["page_cache_mib"][OURS]["vectors_page_cache_mib"]
+    print(f"page cache of vectors.npy: {cached_mib:,.0f} MiB")
     print(f"{'filter':12}{'selectivity':>12}{'recall@10':>12}{'p95 ms':>10}")
     for line in report["filters"]:
         recall = line["recall@10"]

@@ -61,15 +61,15 @@ def build(
     for number, name in enumerate(names):
         show("building", number / len(names))
         with Engine(name, folder, python=python, num_threads=num_threads) as engine:
+            arguments = ours if name == OURS else {"num_threads": num_threads}
             try:
                 version = engine.ask("check")["version"]
+                told = engine.ask("build", **arguments)
             except EngineFailed as error:
                 if name == OURS:
                     raise
                 missing[name] = str(error)
                 continue
-            arguments = ours if name == OURS else {"num_threads": num_threads}
-            told = engine.ask("build", **arguments)
             seconds = told.pop("build_s")
             done[name] = Measured(version=version, build_s=seconds, more=told)
     show("building", 1)
@@ -89,6 +89,9 @@ def serve(
 
     All of them are open at once, so that a busy machine slows all alike. Each has one thread and
     the same core.
+
+    Raises:
+        EngineFailed: one of them cannot open what it built, or fails at a query.
     """
     core = max(os.sched_getaffinity(0))
     with ExitStack() as stack:

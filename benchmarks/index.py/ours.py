@@ -43,7 +43,9 @@ class Ours:
         """
         population = Population(seed=seed, dim=dim)
         seconds = write_sky(
-            self.folder, population, segment_rows=[num_rows] if segment_rows is None else segment_rows
+            self.folder,
+            population,
+            segment_rows=[num_rows] if segment_rows is None else segment_rows,
         )
         return {"build_s": seconds.segments + seconds.objects, "objects_s": seconds.objects}
 

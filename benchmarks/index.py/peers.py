@@ -202,7 +202,7 @@ class Lancedb(Peer):
 
         database = import_module("lancedb").connect(str(folder / "table"))
         table = database.create_table("vectors", batches(), schema=schema)
-        # 1,024 partitions at a million rows, as its documentation advises: rows // 1,000
+        # a thousand rows a partition: a thousand partitions at a million
         table.create_index(
             metric="l2", index_type="IVF_RQ", vector_column_name="vector",
             num_partitions=max(1, len(vectors) // 1_000),
@@ -231,5 +231,9 @@ PEERS: dict[str, type[Peer]] = {
 
 
 def num_lists(num_rows: int) -> int:
-    """Lists of an IVF index: the power of two nearest to 4 sqrt(rows), 4,096 at a million."""
-    return int(2 ** round(np.log2(4 * max(num_rows, 16) ** 0.5)))
+    """Lists of an IVF index: a power of two near 4 sqrt(rows), 4,096 at a million.
+
+    Never so many that a list has fewer than 39 rows to be trained on, which FAISS asks for.
+    """
+    wanted = round(np.log2(4 * num_rows**0.5))
+    return int(2 ** max(0, min(wanted, int(np.log2(max(num_rows / 39, 1))))))

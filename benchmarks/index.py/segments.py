@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def divided(layout: str, num_rows: int, num_segments: int) -> list[int]:
     """
     if layout == "equal":
         bounds = [num_rows * i // num_segments for i in range(num_segments + 1)]
-        return [stop - start for start, stop in zip(bounds, bounds[1:], strict=False)]
+        return [stop - start for start, stop in pairwise(bounds)]
     if layout != "nightly":
         raise ValueError(f"expected layout 'equal' or 'nightly', got {layout!r}")
     small = max(1, int(num_rows * NIGHTLY_SHARE))

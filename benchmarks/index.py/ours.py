@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -70,6 +71,6 @@ class Ours:
         self, query: ndarray, effort: float | None, keys: Int64[ndarray, " n"] | None
     ) -> Int64[ndarray, " k"]:
         assert self._version is not None
-        asked = {} if effort is None else {"recall": effort}
+        asked: dict[str, Any] = {} if effort is None else {"recall": effort}
         found = self._version.search(query, view=VIEW, k=K, keys=keys, **asked)
         return np.asarray(found.keys[0])

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 MIB = 2**20
-_MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+\s+(.+)$")
+_MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+ *(.*)$")  # address range, ..., path
 
 
 def anonymous_mib() -> float:

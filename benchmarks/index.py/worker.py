@@ -24,6 +24,7 @@ import resident_memory
 from peers import PEERS, K
 
 OURS = "ours"
+Timed = dict[str, list[Any]]
 WARM_UP = 20  # queries before any is timed
 _VECTORS = "vectors.npy"  # of ours: for re-ranking, read through the page cache
 
@@ -64,7 +65,7 @@ class _Served:
         self.before_mib = resident_memory.anonymous_mib()
         open_index()
 
-    def measure(self, first: int, last: int, effort: Any, seconds: float, warm: bool) -> dict:
+    def measure(self, first: int, last: int, effort: Any, seconds: float, warm: bool) -> Timed:
         """Ask queries one by one, for so many seconds at most, and at least one."""
         if warm:
             until = time.perf_counter() + seconds / 4
@@ -88,9 +89,7 @@ class _Served:
         }
 
 
-def timed(
-    ask: Callable[[int], np.ndarray], first: int, last: int, seconds: float
-) -> dict[str, list]:
+def timed(ask: Callable[[int], np.ndarray], first: int, last: int, seconds: float) -> Timed:
     """Milliseconds and rows of queries `first` to `last`, as far as the time allows."""
     times, rows = [], []
     until = time.perf_counter() + seconds
@@ -153,9 +152,7 @@ def _ours(root: Path) -> dict[str, Callable[..., Any]]:
         served.append(_Served(root, engine.folder, engine.search, engine.open))
         return {"efforts": ours.efforts()}
 
-    def filtered(
-        predicate: str, num_queries: int, effort: float | None, seconds: float
-    ) -> dict[str, list]:
+    def filtered(predicate: str, num_queries: int, effort: float | None, seconds: float) -> Timed:
         queries = served[0].queries
 
         def ask(i: int) -> np.ndarray:

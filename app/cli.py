@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("index.commands", "Check every file of the published version."),
     "nightly": ("index.commands", "Follow all sources: what is new comes, what is gone goes."),
     "compact": ("index.commands", "Put the small segments of a sky together."),
+    "reindex": ("index.commands", "Choose codecs anew, and measure the recall of searches."),
     "plan": ("index.commands", "Say what a sky takes: disk, memory, GPU memory and hours."),
     "fetch": ("training.archives.commands", "Fetch images or spectra from a public archive."),
     "train": ("training.commands", "Train tokenizers, an encoder or a search head from a TOML."),

@@ -27,6 +27,9 @@ from numpy import ndarray
 from synthetic_vectors import ATTRIBUTES, BLOCK_ROWS, Block, Population
 
 from index import disk
+from index.codec import IndexConfig
+from index.coding import Coded, Part, code
+from index.filtering import Live
 from index.footprint import footprint, write_footprint
 from index.inputs import write_inputs
 from index.manifest import (
@@ -41,11 +44,12 @@ from index.manifest import (
 )
 from index.objects import CATALOGUE, OBJECT_FIELDS, ROW_FIELDS, healpix_cells
 from index.partitions import Partition, write_partitions
-from index.segment import write_segment
+from index.segment import Segment, write_segment
 from index.versions import publish
 
 VIEW = "image"
 SURVEY = "synthetic"
+BY_THE_RULE = IndexConfig()
 _PER_SQUARE_DEGREE = 10_000
 _POSITIONS = 100  # stream of random numbers, none of synthetic_vectors
 
@@ -54,17 +58,25 @@ _POSITIONS = 100  # stream of random numbers, none of synthetic_vectors
 class Seconds:
     """What writing took, without drawing the vectors."""
 
-    segments: float
+    vectors: float  # and rows
+    codes: float  # codec, lists, curve of recall
     objects: float  # object table, footprint, manifest
 
 
-def write_sky(sky: Path, population: Population, *, segment_rows: Sequence[int]) -> Seconds:
+def write_sky(
+    sky: Path,
+    population: Population,
+    *,
+    segment_rows: Sequence[int],
+    index: IndexConfig = BY_THE_RULE,
+) -> Seconds:
     """Write a sky and publish its version 1.
 
     Args:
         sky: Folder that is not there yet.
         population: What the vectors are drawn from.
         segment_rows: Rows of each segment, at least 1 each; the first has the lowest keys.
+        index: What overrides the rule for codecs.
 
     Raises:
         ValueError: the folder is there, or no rows are asked for.
@@ -76,12 +88,12 @@ def write_sky(sky: Path, population: Population, *, segment_rows: Sequence[int])
         raise ValueError(f"expected segments of at least one row, got {list(segment_rows)}")
     sky.mkdir(parents=True)
     encoder = _encoder(population)
-    write_head(sky, SkyHead(format=FORMAT, encoder=encoder))
+    write_head(sky, SkyHead(format=FORMAT, encoder=encoder, index=index))
     drawing = _Drawing(population, num_rows)
     ra_deg, dec_deg = positions(population.seed, num_rows)
 
     started = time.perf_counter()
-    segments, first = [], 0
+    parts, first = [], 0
     for number in segment_rows:
         keys = np.arange(first, first + number)
         name = write_segment(
@@ -94,19 +106,22 @@ def write_sky(sky: Path, population: Population, *, segment_rows: Sequence[int])
             encoder_hash=encoder.hash,
             head_hash=encoder.head_hash,
         )
-        segments.append(
-            SegmentRecord(
-                name=name,
-                view=VIEW,
-                num_rows=number,
-                head=record(sky, sky / "segments" / name / "segment.json"),
-            )
+        folder = sky / "segments" / name
+        written = SegmentRecord(
+            name=name, view=VIEW, num_rows=number, head=record(sky, folder / "segment.json")
         )
+        parts.append(Part(written, Live(Segment(folder), None), number))
         first += number
-    written = time.perf_counter()
-    _write_version(sky, encoder, segments, _objects(sky, drawing, ra_deg, dec_deg), ra_deg, dec_deg)
+    vectors_written = time.perf_counter()
+    coded = code(sky, parts, index, known={}, curves=())
+    coded_at = time.perf_counter()
+    _write_version(sky, encoder, coded, _objects(sky, drawing, ra_deg, dec_deg), ra_deg, dec_deg)
     publish(sky, 1)
-    return Seconds(written - started - drawing.seconds, time.perf_counter() - written)
+    return Seconds(
+        vectors=vectors_written - started - drawing.seconds,
+        codes=coded_at - vectors_written,
+        objects=time.perf_counter() - coded_at,
+    )
 
 
 def positions(
@@ -221,7 +236,7 @@ def _objects(
 def _write_version(
     sky: Path,
     encoder: EncoderReference,
-    segments: Sequence[SegmentRecord],
+    coded: Coded,
     partitions: tuple[Partition, ...],
     ra_deg: ndarray,
     dec_deg: ndarray,
@@ -229,6 +244,7 @@ def _write_version(
     final = sky / "versions" / "1"
     with disk.new_folder(final.parent) as temporary:
         files = [record(sky, sky / each.file) for each in partitions]
+        files += [file for codec in coded.codecs for file in codec.files]
         write_inputs(temporary / "inputs.parquet", [])
         write_footprint(temporary / "moc.fits", footprint(ra_deg, dec_deg))
         for name in ("inputs.parquet", "moc.fits"):
@@ -239,7 +255,10 @@ def _write_version(
             software=f"skykin {version_of('skykin')}",
             git_revision=git_revision(),
             encoder=encoder,
-            segments=tuple(segments),
+            segments=coded.records,
+            codecs=coded.codecs,
+            curves=coded.curves,
+            recall=coded.recall,
             partitions=partitions,
             files=tuple(files),
             inputs="versions/1/inputs.parquet",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from discovery.positions import parse_position
+from index.recall import DEFAULT_RECALL
 from training.modalities import VIEWS
 from training.observations import Observation, check_position
 
@@ -41,6 +42,7 @@ class Query:
     view: str | None = None  # where to search; None = the seeds' own: image, else spectrum
     k: int | None = None  # None = 50, or all of a smaller sky
     exclude: Sequence[str] = ()  # object ids never to return
+    recall: Number = DEFAULT_RECALL  # share of the exact answer to find, on average; 1 = exact
 
     def __post_init__(self) -> None:
         for field in ("like", "unlike", "exclude"):
@@ -69,6 +71,8 @@ class Query:
             )
         if self.k is not None and (isinstance(self.k, bool) or self.k < 1):
             raise ValueError(f"k must be between 1 and the number of objects, got {self.k}")
+        if not 0 < self.recall <= 1:
+            raise ValueError(f"recall must be above 0 and up to 1, got {self.recall}")
         if not 0 < self.radius_arcsec <= 3600:
             raise ValueError(f"radius_arcsec must be in (0, 3600], got {self.radius_arcsec}")
         if self.view is not None and self.view not in (*VIEWS, "any"):

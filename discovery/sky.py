@@ -24,6 +24,7 @@ from discovery.seeds import (
 from index import sky_head
 from index.errors import OutsideFootprint
 from index.faiss_distributions import check_one_faiss
+from index.filtering import Filter
 from index.precision import checked
 from index.version import Version
 from index.versions import open_version
@@ -107,24 +108,26 @@ class Sky:
         version = self._version
         own = query.file is not None or len(query.observations) > 0
         aim = resolve(query, version, self.encoder() if own else None)
-        corpus = _corpus(version, aim.view)
-        if query.k is not None and query.k > len(corpus):
+        there = version.there(aim.view)
+        num_there = int(np.count_nonzero(there))
+        if query.k is not None and query.k > num_there:
             raise ValueError(
-                f"k must be between 1 and {len(corpus):,}, the number of objects with view "
+                f"k must be between 1 and {num_there:,}, the number of objects with view "
                 f"{aim.view} in this sky, got {query.k:,}"
             )
         left_out = np.union1d(aim.keys, version.keys_of(query.exclude)).astype(np.int64)
-        allowed = _allowed(version, query)
-        searched = corpus if allowed is None else np.intersect1d(corpus, allowed)
-        num_searched = len(np.setdiff1d(searched, left_out))
+        chosen = _chosen(version, query)
+        searched = there[left_out] if chosen.allowed is None else (there & chosen.allowed)[left_out]
+        num_searched = chosen.num_among(there) - int(np.count_nonzero(searched))
         keys, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
         if num_searched:
             found = version.search(
                 aim.vector[None],
                 view=aim.view,
                 k=min(query.k or DEFAULT_K, num_searched),
-                keys=allowed,
+                chosen=chosen,
                 exclude=left_out,
+                recall=query.recall,
             )
             real = found.keys[0] >= 0
             keys, scores = found.keys[0][real], found.scores[0][real]
@@ -272,26 +275,24 @@ class Sky:
 
 def _corpus(version: Version, view: str) -> Int64[ndarray, " key"]:
     """Keys, ascending, of all objects that can be found in a view."""
-    keys = version.table["object_key"].to_numpy()
-    return keys if view == "any" else keys[version.has_view(keys, view)]
+    return np.flatnonzero(version.there(view))
 
 
-def _allowed(version: Version, query: Query) -> Int64[ndarray, " key"] | None:
-    """Keys that predicate and cone leave; None where neither was given."""
-    allowed = None
-    if query.where is not None:
-        allowed = version.where(query.where)
-    if query.cone is not None:
-        ra_deg, dec_deg, radius_deg = query.cone
-        inside, _ = version.in_cone(ra_deg, dec_deg, radius_deg * 3600)
-        if not len(inside) and not in_footprint(version, ra_deg, dec_deg):
-            raise OutsideFootprint(
-                f"no object within {angle_text(radius_deg * 3600)} of {ra_deg:.6f} "
-                f"{dec_deg:+.6f}, which is outside the footprint of this sky "
-                f"({footprint_text(version)}); {without_position(version)}"
-            )
-        allowed = np.sort(inside) if allowed is None else np.intersect1d(allowed, inside)
-    return allowed
+def _chosen(version: Version, query: Query) -> Filter:
+    """What predicate and cone leave."""
+    if query.cone is None:
+        return version.choose(where=query.where)
+    ra_deg, dec_deg, radius_deg = query.cone
+    cone = (ra_deg, dec_deg, radius_deg * 3600)
+    inside = version.choose(cone=cone)
+    assert inside.allowed is not None
+    if not inside.allowed.any() and not in_footprint(version, ra_deg, dec_deg):
+        raise OutsideFootprint(
+            f"no object within {angle_text(radius_deg * 3600)} of {ra_deg:.6f} "
+            f"{dec_deg:+.6f}, which is outside the footprint of this sky "
+            f"({footprint_text(version)}); {without_position(version)}"
+        )
+    return inside if query.where is None else version.choose(where=query.where, cone=cone)
 
 
 def _surveys(version: Version, keys: Int64[ndarray, " hit"], view: str) -> list[str]:

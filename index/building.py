@@ -17,7 +17,7 @@ from pathlib import Path
 from index import disk
 from index.embedding import Progress
 from index.errors import DiskFull
-from index.manifest import FORMAT, SkyHead, write_head
+from index.manifest import FORMAT, SkyHead, write_encoder, write_head
 from index.notes import worded
 from index.precision import checked
 from index.reference import encoder_name, head_of, is_empty, local_name, reference_of
@@ -104,7 +104,7 @@ def build(
             update = Update(sky, find_base(sky), reference, loaded, local, num_workers, progress)
             report = _run(update, survey, files)
             if head is not None and head.encoder != update.encoder:
-                write_head(sky, SkyHead(format=FORMAT, encoder=update.encoder))
+                write_encoder(sky, update.encoder)
     return replace(report, seconds=time.monotonic() - started)
 
 

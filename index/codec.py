@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from index import disk
 from index.errors import VersionCorrupt
+from training.artifact import read_config
 
 Kind = Literal["rabitq", "sq8"]
 
@@ -57,6 +59,16 @@ class CodecConfig:
         return (self.dim // 8 + 8 if self.kind == "rabitq" else self.dim) + 8
 
 
+@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class IndexConfig:
+    """What a sky asks of its codecs; sky.json keeps it, so that nightlies follow the build."""
+
+    kind: Kind | None = None  # None: by the rule of `choose`
+    exact_rows: int = Field(default=EXACT_ROWS, ge=0)  # of a view: above, it has a codec
+    indexed_rows: int = Field(default=4_000, ge=1)  # a smaller segment is faster scanned exactly
+    memory_gib: float | None = Field(default=None, gt=0)  # what the codes of a view may take
+
+
 @dataclass(frozen=True, slots=True)
 class Codec:
     """A trained codec."""
@@ -70,31 +82,55 @@ class Codec:
         return faiss.deserialize_index(np.frombuffer(self.trained, np.uint8))
 
 
-def choose(
-    num_rows: int, dim: int, *, memory_bytes: float | None = None, kind: Kind | None = None
-) -> CodecConfig | None:
+def read_index_config(file: Path) -> IndexConfig:
+    """Read and check a TOML; a wrong or unknown key is named in the error.
+
+    Raises:
+        ValueError: it cannot be read, is not TOML, or a key is wrong.
+    """
+    try:
+        values = tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{file}: cannot be read as TOML ({error})") from error
+    return read_config(IndexConfig, values, where=file)
+
+
+def choose(num_rows: int, dim: int, config: IndexConfig) -> CodecConfig | None:
     """The codec of a view of so many rows; None where an exact scan is fast enough.
+
+    The rule: up to `exact_rows` none; above, RaBitQ, which is both smaller and faster than SQ8 at
+    the same recall (benchmarks/RESULTS.md), with four lists for the root of the number of rows, as
+    a power of two.
 
     Args:
         num_rows: Of the view, in all segments.
         dim: Of its vectors.
-        memory_bytes: What the codes may take in memory; None: whatever the faster kind takes.
-        kind: Overrides the rule.
+        config: What overrides the rule.
 
     Raises:
-        ValueError: no kind fits into the memory.
+        ValueError: the codes do not fit into the memory that is allowed.
     """
-    if num_rows <= EXACT_ROWS:
+    if num_rows <= config.exact_rows:
         return None
     num_lists = min(MAX_LISTS, 2 ** round(math.log2(4 * math.sqrt(num_rows))))
-    config = CodecConfig(kind=kind or "rabitq", dim=dim, num_lists=num_lists)
-    needed = num_rows * config.bytes_a_row
-    if memory_bytes is not None and needed > memory_bytes:
+    num_lists = max(1, min(num_lists, num_rows // 2))  # of a view that is told to have a codec
+    chosen = CodecConfig(kind=config.kind or "rabitq", dim=dim, num_lists=num_lists)
+    needed_gib = num_rows * chosen.bytes_a_row / 2**30
+    if config.memory_gib is not None and needed_gib > config.memory_gib:
         raise ValueError(
-            f"{config.kind} codes of {num_rows:,} vectors take {needed / 2**30:.2f} GiB, and "
-            f"{memory_bytes / 2**30:.2f} GiB are allowed"
+            f"{chosen.kind} codes of {num_rows:,} vectors take {needed_gib:.2f} GiB, and "
+            f"memory_gib allows {config.memory_gib:.2f}"
         )
-    return config
+    return chosen
+
+
+def serves(known: CodecConfig, wanted: CodecConfig) -> bool:
+    """Whether a codec that was trained for fewer or more rows still does.
+
+    Half or twice the lists cost little; beyond that segments are coded again.
+    """
+    ratio = known.num_lists / wanted.num_lists
+    return (known.kind, known.dim) == (wanted.kind, wanted.dim) and 0.5 <= ratio <= 2
 
 
 def train(vectors: Float32[ndarray, "row dim"], config: CodecConfig) -> Codec:

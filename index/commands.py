@@ -1,4 +1,4 @@
-"""The commands build, nightly, compact, versions, rollback, verify and plan."""
+"""The commands build, nightly, compact, reindex, versions, rollback, verify and plan."""
 
 from __future__ import annotations
 
@@ -153,6 +153,41 @@ def compact_command(sky: SkyFolder, as_json: AsJson = False) -> None:
     if not report.published:
         what = f"nothing to put together in {report.num_before} segments"
     typer.echo(f"{sky}: version {report.version}, {what}, {report.num_rows:,} rows")
+
+
+@commands.command("reindex")
+def reindex_command(
+    sky: SkyFolder,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML with kind (rabitq or sq8), exact_rows or memory_gib, kept from now on. "
+            "Default: what the sky was told before, or the rule."
+        ),
+    ] = None,
+) -> None:
+    """Choose the codecs of a sky anew, code its vectors again and measure their recall.
+
+    Nothing is embedded. The published version stays until the new one is whole.
+
+    Example: skykin reindex my_sky
+    """
+    from index.codec import read_index_config
+    from index.compacting import reindex
+
+    asked = None if config is None else read_index_config(config)
+    with progress_bars() as show:
+        manifest = reindex(sky, asked, progress=show)
+    for curve in manifest.curves:
+        typer.echo(f"{curve.view}: {curve.text()}")
+    typer.echo(
+        f"{sky}: version {manifest.number}, {manifest.num_rows:,} rows, "
+        + (
+            f"recall@10 {manifest.recall:.4f}"
+            if manifest.recall is not None
+            else "searched exactly"
+        )
+    )
 
 
 @commands.command("versions")

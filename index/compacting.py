@@ -1,8 +1,9 @@
-"""Compaction on request: a version with the same rows in fewer segments."""
+"""A version with the same rows written otherwise: in fewer segments, or with other codecs."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import numpy as np
 from index import compaction, disk
 from index.building import explained
 from index.changes import Changes
+from index.codec import IndexConfig
 from index.embedding import Progress
 from index.inputs import read_inputs
-from index.manifest import read_head
-from index.versions import open_version, publish
+from index.manifest import Manifest, read_head, write_head
+from index.versions import Version, open_version, publish
 from index.writing import VersionWriter
 
 
@@ -50,15 +52,61 @@ def compact(sky: Path, *, progress: Progress | None = None) -> CompactReport:
         if not again:
             num = len(before.segments)
             return CompactReport(base.number, False, num, num, before.num_rows)
-        writer = VersionWriter(sky, base.encoder, None, None, base, progress)
-        writer.again = again
-        writer.num_joint_left_out = before.num_joint_left_out
-        nothing = Changes(None, np.empty(0, np.int64), {}, before.next_object_key)
-        inputs = read_inputs(sky / before.inputs)
-        after = writer.write({}, np.zeros(before.num_rows, bool), nothing, inputs)
-        if (after.num_rows, after.num_objects) != (before.num_rows, before.num_objects):
-            raise AssertionError(f"compaction changed {before.num_rows} rows into {after.num_rows}")
+        after = _written_again(sky, base, again, progress)
         publish(sky, after.number)
     return CompactReport(
         after.number, True, len(before.segments), len(after.segments), after.num_rows
     )
+
+
+def reindex(
+    sky: Path, config: IndexConfig | None = None, *, progress: Progress | None = None
+) -> Manifest:
+    """Choose the codecs of the published version anew, and publish a version that has them.
+
+    Segments whose codec changes are coded again from their vectors; nothing is embedded. Recall is
+    measured again in every view that has a codec.
+
+    Args:
+        sky: Its folder.
+        config: What the sky asks for from now on; None: what it asked for before.
+        progress: Called with stage, done, total.
+
+    Raises:
+        ValueError: the codes would not fit into the memory that the configuration allows.
+        NotASky, VersionCorrupt, SkyBusy, DiskFull: as `compact`.
+    """
+    sky = Path(os.path.abspath(sky))
+    head = read_head(sky)
+    with explained(sky), disk.only_writer(sky):
+        disk.remove_leftovers(sky)
+        if config is not None:
+            write_head(sky, head.model_copy(update={"index": config}))
+        try:
+            after = _written_again(sky, open_version(sky), (), progress, measure=True)
+        except BaseException:
+            write_head(sky, head)
+            raise
+        publish(sky, after.number)
+    return after
+
+
+def _written_again(
+    sky: Path,
+    base: Version,
+    again: Sequence[int],
+    progress: Progress | None,
+    *,
+    measure: bool = False,
+) -> Manifest:
+    """A version with the rows of another, some of its segments put together."""
+    before = base.manifest
+    writer = VersionWriter(sky, base.encoder, None, None, base, progress)
+    writer.again, writer.measure = again, measure
+    writer.num_joint_left_out = before.num_joint_left_out
+    nothing = Changes(None, np.empty(0, np.int64), {}, before.next_object_key)
+    inputs = read_inputs(sky / before.inputs)
+    after = writer.write({}, np.zeros(before.num_rows, bool), nothing, inputs)
+    if (after.num_rows, after.num_objects) != (before.num_rows, before.num_objects):
+        raise AssertionError(f"writing again changed {before.num_rows} rows into {after.num_rows}")
+    return after

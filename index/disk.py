@@ -96,6 +96,19 @@ def write_array_blocks(
             raise AssertionError(f"{path}: {shape[0]} rows announced, {num_written} written")
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that never changes a second name, or a copy where that cannot be had.
+
+    Raises:
+        DiskFull: nothing more can be written.
+    """
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        with open(source, "rb") as old, new_file(target) as new:
+            shutil.copyfileobj(old, new)
+
+
 def read_array(path: Path, *, mapped: bool = False) -> ndarray:
     """Read a .npy file, or map it into memory.
 

@@ -6,6 +6,8 @@ are left a search looks at each of them; where many are, it looks through lists 
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +19,7 @@ from index.segment import Segment
 
 # Rows of which an exact scan costs less than a search through lists: 5 ms at 256 dimensions.
 FEW_ROWS = 20_000
+MAX_BYTES = 1 << 29  # of filters that are kept for the next question
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,11 @@ class Live:
 
     segment: Segment
     alive: Bool[ndarray, " row"] | None  # None: no row is deleted
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are not deleted."""
+        return self.segment.num_rows if self.alive is None else int(self.alive.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,24 @@ class Filter:
 
     allowed: Bool[ndarray, " key"] | None = None
     _known: dict[str, RowFilter] = field(default_factory=dict)
+
+    @classmethod
+    def of_keys(cls, keys: Int64[ndarray, " n"], num_keys: int, *, without: bool = False) -> Filter:
+        """Only these objects, or all but these; keys outside of 0 ... num_keys - 1 are nobody's."""
+        allowed = np.full(num_keys, without)
+        allowed[keys[(keys >= 0) & (keys < num_keys)]] = not without
+        return cls(allowed)
+
+    def __and__(self, other: Filter) -> Filter:
+        """What both allow."""
+        if self.allowed is None or other.allowed is None:
+            return other if self.allowed is None else self
+        return Filter(self.allowed & other.allowed)
+
+    def num_among(self, there: Bool[ndarray, " key"]) -> int:
+        """How many of some objects it allows."""
+        allowed = there if self.allowed is None else there & self.allowed
+        return int(np.count_nonzero(allowed))
 
     def of(self, live: Live, *, exact: bool) -> RowFilter:
         """The rows of a segment.
@@ -73,3 +99,31 @@ class Filter:
             return RowFilter(rows, None)
         assert segment.lists is not None
         return RowFilter(None, segment.lists.allow(use))
+
+
+class Filters:
+    """The filters that were asked for lately, each made once; safe to share between threads."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self._kept: dict[Hashable, Filter] = {}
+        self._lock = threading.Lock()
+
+    def get(self, asked: Hashable, make: Callable[[], Filter]) -> Filter:
+        """The filter that was kept for a question, or a new one, which is kept."""
+        with self._lock:
+            known = self._kept.pop(asked, None)
+            if known is not None:
+                self._kept[asked] = known  # the last to go
+                return known
+        made = make()
+        with self._lock:
+            self._kept[asked] = made
+            while len(self._kept) > 1 and self._num_bytes() > self.max_bytes:
+                del self._kept[next(iter(self._kept))]
+        return made
+
+    def _num_bytes(self) -> int:
+        # a byte a key, and as much again for the rows of segments
+        sizes = [each.allowed.nbytes for each in self._kept.values() if each.allowed is not None]
+        return 2 * sum(sizes)

@@ -4,7 +4,7 @@ SKY/
     sky.json                     format, encoder
     CURRENT                      number of the published version
     versions/<number>/           manifest.json, inputs.parquet, moc.fits, deleted/<segment>.npy
-    objects/  segments/  store/  head/   immutable files that versions share
+    objects/  segments/  codecs/  store/  head/   immutable files that versions share
     build.lock                   held while a build runs
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from index import disk
+from index.codec import IndexConfig
 from index.errors import NotASky, VersionCorrupt
 from index.partitions import Partition
 from index.recall import RecallCurve
@@ -61,6 +62,16 @@ class SegmentRecord(BaseModel):
     num_deleted: int = 0
 
 
+class CodecRecord(BaseModel):
+    """The codec of a view."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    view: str
+    name: str  # of its folder below codecs/
+    files: tuple[FileRecord, ...]
+
+
 class Manifest(BaseModel):
     """One version."""
 
@@ -72,8 +83,8 @@ class Manifest(BaseModel):
     software: str
     git_revision: str | None
     encoder: EncoderReference
-    codec_hash: str | None = None  # none below 200,000 rows: scanned exactly
-    recall: float | None = None  # not measured: exact
+    codecs: tuple[CodecRecord, ...] = ()  # of the views that have one; others are scanned exactly
+    recall: float | None = None  # at 10, the lowest of the views that have a codec; None: exact
     curves: tuple[RecallCurve, ...] = ()  # of the views that have a codec
     segments: tuple[SegmentRecord, ...]
     partitions: tuple[Partition, ...]
@@ -99,6 +110,7 @@ class SkyHead(BaseModel):
 
     format: int
     encoder: EncoderReference
+    index: IndexConfig = IndexConfig()
 
 
 def read_head(sky: Path) -> SkyHead:
@@ -126,6 +138,11 @@ def read_head(sky: Path) -> SkyHead:
 
 def write_head(sky: Path, head: SkyHead) -> None:
     disk.write_json(sky / "sky.json", head.model_dump(mode="json"))
+
+
+def write_encoder(sky: Path, encoder: EncoderReference) -> None:
+    """Change the encoder that sky.json names, and nothing else of it."""
+    write_head(sky, read_head(sky).model_copy(update={"encoder": encoder}))
 
 
 def read_manifest(sky: Path, number: int) -> Manifest:

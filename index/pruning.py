@@ -2,8 +2,9 @@
 
 Kept are the published version, the newest ones by number, those younger than some days by the time
 they wrote down, and those that somebody reads (lease.py). The newest by number always stays: it
-knows which object keys and numbers were given. What lies in segments/, objects/ and head/ and is no
-version's goes too, so that what a killed run left behind goes with it. The store is never touched.
+knows which object keys and numbers were given. What lies in segments/, codecs/, objects/ and head/
+and is no version's goes too, so that what a killed run left behind goes with it. The store is never
+touched.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from index import disk, lease
+from index.coding import CODECS
 from index.errors import VersionCorrupt
 from index.manifest import read_head, read_manifest
 from index.versions import current_number, numbers
@@ -92,13 +94,16 @@ def _sweep(sky: Path) -> tuple[int, int]:
     """Take away what no version has; gives files and bytes."""
     segments = set[str]()
     files = set[str]()
+    codecs = set[str]()
     heads = {read_head(sky).encoder.head_hash[:16]}
     for number in numbers(sky):
         manifest = read_manifest(sky, number)
         segments |= {record.name for record in manifest.segments}
+        codecs |= {codec.name for codec in manifest.codecs}
         files |= {partition.file for partition in manifest.partitions}
         heads.add(manifest.encoder.head_hash[:16])
     unused = [each for each in _folders(sky / "segments") if each.name not in segments]
+    unused += [each for each in _folders(sky / CODECS) if each.name not in codecs]
     unused += [each for each in _folders(sky / "head") if each.name not in heads]
     lost = [file for folder in unused for file in folder.rglob("*") if file.is_file()]
     lost += [

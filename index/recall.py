@@ -22,15 +22,20 @@ from pydantic import BaseModel, ConfigDict
 
 from index.probing import Effort
 
+DEFAULT_RECALL = 0.98
 EFFORTS = tuple(
     Effort(num_probes, depth)
-    for num_probes in (2, 4, 8, 16, 32, 64, 128, 256, 512)
-    for depth in (2, 4, 8, 16)
+    for depth in (2, 4, 8)
+    for num_probes in (4, 8, 16, 32, 64, 128, 256, 512)
 )
+ENOUGH = 0.999  # recall at which more lists are not tried with the same depth
+HARDLY_MORE = 0.0005
 NUM_QUERIES = 256  # of each kind
+NUM_TIMED = 32  # of them, one at a time
 DEPTHS = (10, 100)  # results that recall is measured at
 ROWS_A_DIRECTION = 5  # added, and as many taken off
 
+# What a search finds for queries, so many each, with an effort: rows or objects, -1 after the last.
 Candidates = Callable[[Float32[ndarray, "query dim"], int, Effort], Int64[ndarray, "query num"]]
 
 
@@ -56,12 +61,37 @@ class RecallCurve(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     view: str
-    num_queries: int
+    codec_hash: str  # of the codec that it was measured with
+    num_rows: int  # live rows of the view then
+    num_changed: int = 0  # rows that came or went since
+    num_queries: int  # of each kind
     near: float  # best score that 99 % of the measured rows found
     rows: tuple[Point, ...]  # cheapest first
     directions: tuple[Point, ...]
 
-    def effort(self, recall: float, *, direction: bool, k: int = 10) -> Effort | None:
+    def carried(self, num_changed: int) -> RecallCurve:
+        """The same curve in a version with so many rows more or less than the one before."""
+        return self.model_copy(update={"num_changed": self.num_changed + num_changed})
+
+    def text(self, recall: float | int = DEFAULT_RECALL) -> str:
+        """One line for people: the effort for a recall, and what it reached."""
+        for name, points in (("rows", self.rows), ("directions", self.directions)):
+            if not any(each.recall_at_10 >= recall for each in points):
+                return f"no effort reaches recall {recall} for {name}: every row is looked at"
+        point = next(each for each in self.rows if each.recall_at_10 >= recall)
+        return (
+            f"{point.num_probes} lists, {point.depth} candidates a result: recall@10 "
+            f"{point.recall_at_10:.4f}, {point.p50_ms:.2f} ms"
+        )
+
+    def recall_at_10(self, recall: float | int) -> float:
+        """What rows reached at the effort for a recall; 1 where every row is looked at."""
+        for point in self.rows:
+            if point.recall_at_10 >= recall:
+                return point.recall_at_10
+        return 1.0
+
+    def effort(self, recall: float | int, *, direction: bool, k: int = 10) -> Effort | None:
         """The cheapest effort that reached a recall; None: only an exact scan does.
 
         Args:
@@ -107,6 +137,8 @@ def measure(
     along: Queries,
     *,
     near: float,
+    codec_hash: str,
+    num_rows: int,
     efforts: Sequence[Effort] = EFFORTS,
 ) -> RecallCurve:
     """Measure a curve; efforts that cost more than another and reach less are left out.
@@ -117,27 +149,52 @@ def measure(
         rows: Rows of the view, with their neighbours but themselves.
         along: Directions.
         near: Best score that 99 % of rows find.
-        efforts: To try.
+        codec_hash: Of the codec that is searched with.
+        num_rows: Live rows of the view.
+        efforts: To try, of each depth the fewest lists first.
     """
     return RecallCurve(
         view=view,
+        codec_hash=codec_hash,
+        num_rows=num_rows,
         num_queries=len(rows.vectors),
         near=near,
-        rows=_front([_point(candidates, rows, effort) for effort in efforts]),
-        directions=_front([_point(candidates, along, effort) for effort in efforts]),
+        rows=_front(_points(candidates, rows, efforts)),
+        directions=_front(_points(candidates, along, efforts)),
     )
 
 
+def _points(candidates: Candidates, queries: Queries, efforts: Sequence[Effort]) -> list[Point]:
+    """Efforts measured; more lists of the same depth only while they find more."""
+    points: list[Point] = []
+    for effort in efforts:
+        same_depth = [each for each in points if each.depth == effort.depth]
+        if not _is_enough(same_depth):
+            points.append(_point(candidates, queries, effort))
+    return points
+
+
+def _is_enough(points: Sequence[Point]) -> bool:
+    """Whether all is found, or twice the lists hardly found more."""
+    reached = [(each.recall_at_10, each.recall_at_100) for each in points[-2:]]
+    if reached and min(reached[-1]) >= ENOUGH:
+        return True
+    return len(reached) == 2 and bool(np.max(np.subtract(*reached[::-1])) < HARDLY_MORE)
+
+
 def _point(candidates: Candidates, queries: Queries, effort: Effort) -> Point:
-    found = candidates(queries.vectors, max(DEPTHS) + 1, effort)
+    found = {
+        # one more, for a row finds itself; as many as a user asks for, as more are found better
+        depth: without(candidates(queries.vectors, depth + 1, effort), queries.own)
+        for depth in DEPTHS
+    }
     seconds = []
-    for query in queries.vectors[:64]:
+    for query in queries.vectors[:NUM_TIMED]:
         started = time.perf_counter()
         candidates(query[None], min(DEPTHS), effort)
         seconds.append(time.perf_counter() - started)
     at = {
-        depth: recall_of(_without(found, queries.own)[:, :depth], queries.neighbours[:, :depth])
-        for depth in DEPTHS
+        depth: recall_of(found[depth][:, :depth], queries.neighbours[:, :depth]) for depth in DEPTHS
     }
     return Point(
         num_probes=effort.num_probes, depth=effort.depth,
@@ -145,7 +202,7 @@ def _point(candidates: Candidates, queries: Queries, effort: Effort) -> Point:
     )  # fmt: skip
 
 
-def _without(found: Int64[ndarray, "query n"], own: Int64[ndarray, " query"]) -> ndarray:
+def without(found: Int64[ndarray, "query n"], own: Int64[ndarray, " query"]) -> ndarray:
     """Rows found, less the query's own, in their order."""
     kept = found != own[:, None]
     order = np.argsort(~kept, axis=1, kind="stable")

@@ -21,8 +21,13 @@ from index.segment import RESIDENT_ROWS, Segment
 
 _PRODUCT_SIZE = 1 << 24  # scores held at a time: queries x rows
 _FEW_QUERIES = 4
+_GATHERED = 1 << 14  # vectors held at a time
 _SLACK = 1e-5  # error of a single-precision product of unit vectors, generously
 _FUSION = 60.0  # Cormack, Clarke & Buettcher 2009, SIGIR: reciprocal rank fusion
+
+
+# Keys and double-precision scores, of one query or of several.
+Scored = tuple[ndarray, ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,8 @@ def find(
     Returns:
         One line a query. An object with several rows counts with its best.
     """
-    found: list[list[tuple[ndarray, ndarray]]] = [[] for _ in queries]
+    looked_at: list[list[Scored]] = [[] for _ in queries]
+    listed: list[Scored] = []  # of all queries
     for live in segments:
         segment = live.segment
         rows_of = chosen.of(live, exact=effort is None)
@@ -77,25 +83,20 @@ def find(
         if rows_of.rows is None:
             assert effort is not None
             assert segment.lists is not None
-            candidates = segment.lists.candidates(
+            rows = segment.lists.candidates(
                 queries, num=num_best, effort=effort, allowed=rows_of.in_lists
             )
-            for i, some in enumerate(candidates):
-                rows = some[some >= 0]
-                found[i].append(_scored(queries[i], segment, rows))
+            listed.append(_scored(queries, segment, rows))
             continue
         for start in range(0, len(rows_of.rows), RESIDENT_ROWS):
             rows = rows_of.rows[start : start + RESIDENT_ROWS]
-            _look_at(queries, segment, rows, num_best, found)
-    neighbors = Neighbors(
-        np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
-    )
-    for i, pieces in enumerate(found):
-        if pieces:
-            keys = np.concatenate([piece[0] for piece in pieces])
-            scores = np.concatenate([piece[1] for piece in pieces])
-            _fill(neighbors, i, keys, scores)
-    return neighbors
+            _look_at(queries, segment, rows, num_best, looked_at)
+    if any(looked_at):
+        listed.append(_padded(looked_at))
+    if not listed:
+        return nothing(len(queries), k)
+    keys, scores = (np.concatenate(parts, axis=1) for parts in zip(*listed, strict=True))
+    return ranked(keys, scores, k=k)
 
 
 def _look_at(
@@ -103,7 +104,7 @@ def _look_at(
     segment: Segment,
     rows: Int64[ndarray, " row"],
     num_best: int,
-    found: list[list[tuple[ndarray, ndarray]]],
+    found: list[list[Scored]],
 ) -> None:
     """Add to what was found the best of some rows, for each query."""
     whole = slice(rows[0], rows[-1] + 1) if len(rows) and _consecutive(rows) else rows
@@ -122,11 +123,29 @@ def _consecutive(rows: Int64[ndarray, " row"]) -> bool:
 
 
 def _scored(
-    query: Float32[ndarray, " dim"], segment: Segment, rows: Int64[ndarray, " row"]
-) -> tuple[Int64[ndarray, " row"], Float64[ndarray, " row"]]:
-    """Keys and exact scores of some rows."""
-    vectors = segment.vectors(rows).astype(np.float64)
-    return segment.object_key[rows], (vectors * query.astype(np.float64)).sum(axis=1)
+    queries: Float32[ndarray, "query dim"], segment: Segment, rows: Int64[ndarray, "query n"]
+) -> Scored:
+    """Keys and exact scores of some rows for each query, -1 and -inf where the row is -1."""
+    scores = np.full(rows.shape, -np.inf)
+    step = max(1, _GATHERED // max(rows.shape[1], 1))
+    for start in range(0, len(queries), step):
+        here = slice(start, start + step)
+        vectors = segment.vectors(rows[here].reshape(-1)).astype(np.float64)
+        vectors = vectors.reshape(*rows[here].shape, -1)
+        scores[here] = (vectors * queries[here, None].astype(np.float64)).sum(axis=2)
+    there = rows >= 0
+    return np.where(there, segment.object_key[rows], -1), np.where(there, scores, -np.inf)
+
+
+def _padded(pieces: Sequence[Sequence[Scored]]) -> Scored:
+    """What was found for each query, in lines of one length."""
+    joined = [[np.concatenate(part) for part in zip(*some, strict=True)] for some in pieces]
+    longest = max(len(keys) for keys, _ in joined)
+    keys = np.full((len(joined), longest), -1, np.int64)
+    scores = np.full((len(joined), longest), -np.inf)
+    for i, (some_keys, some_scores) in enumerate(joined):
+        keys[i, : len(some_keys)], scores[i, : len(some_keys)] = some_keys, some_scores
+    return keys, scores
 
 
 def _products(
@@ -155,13 +174,50 @@ def _best(
     return keys[near], scores
 
 
-def _fill(neighbors: Neighbors, i: int, keys: ndarray, scores: ndarray) -> None:
-    scores = scores.astype(np.float32)
-    order = np.lexsort((keys, -scores))
-    first = np.sort(np.unique(keys[order], return_index=True)[1])  # each object once
-    best = order[first][: neighbors.keys.shape[1]]
-    neighbors.keys[i, : len(best)] = keys[best]
-    neighbors.scores[i, : len(best)] = scores[best]
+def ranked(
+    keys: Int64[ndarray, "query n"], scores: Float64[ndarray, "query n"], *, k: int
+) -> Neighbors:
+    """The best k objects of each query, each once and with its best score; ties by key.
+
+    Args:
+        keys: -1 for none.
+        scores: -inf for none.
+        k: At least 1.
+    """
+    best = scores.astype(np.float32)
+    order = np.lexsort((keys, -best), axis=1)
+    keys, best = np.take_along_axis(keys, order, 1), np.take_along_axis(best, order, 1)
+    by_key = np.argsort(keys, axis=1, kind="stable")
+    in_order = np.take_along_axis(keys, by_key, 1)
+    again = np.zeros(keys.shape, bool)
+    np.put_along_axis(again, by_key[:, 1:], in_order[:, 1:] == in_order[:, :-1], 1)
+    kept = np.argsort(again | (keys < 0), axis=1, kind="stable")[:, :k]
+    found = nothing(len(keys), k)
+    none = np.take_along_axis(again | (keys < 0), kept, 1)
+    found.keys[:, : kept.shape[1]] = np.where(none, -1, np.take_along_axis(keys, kept, 1))
+    found.scores[:, : kept.shape[1]] = np.where(
+        none, np.float32(-np.inf), np.take_along_axis(best, kept, 1)
+    )
+    return found
+
+
+def nothing(num_queries: int, k: int) -> Neighbors:
+    """Lines without an object."""
+    keys = np.full((num_queries, k), -1, np.int64)
+    return Neighbors(keys, np.full((num_queries, k), -np.inf, np.float32))
+
+
+def without(neighbors: Neighbors, keys: Int64[ndarray, " excluded"], *, k: int) -> Neighbors:
+    """The first k of each query that are none of these objects."""
+    if not len(keys):
+        return Neighbors(neighbors.keys[:, :k], neighbors.scores[:, :k])
+    dropped = np.isin(neighbors.keys, keys)
+    order = np.argsort(dropped, axis=1, kind="stable")[:, :k]
+    kept = Neighbors(
+        np.take_along_axis(np.where(dropped, -1, neighbors.keys), order, axis=1),
+        np.take_along_axis(np.where(dropped, np.float32(-np.inf), neighbors.scores), order, axis=1),
+    )
+    return kept
 
 
 def fuse(views: Sequence[Neighbors], *, k: int) -> Neighbors:
@@ -170,14 +226,14 @@ def fuse(views: Sequence[Neighbors], *, k: int) -> Neighbors:
     Cosines of two views are not comparable, ranks are. An object that a view does not have, or
     ranks below the depth that was searched, gets nothing from that view.
     """
-    num_queries = len(views[0].keys)
-    fused = Neighbors(
-        np.full((num_queries, k), -1, np.int64), np.full((num_queries, k), -np.inf, np.float32)
-    )
-    for i in range(num_queries):
+    fused = nothing(len(views[0].keys), k)
+    for i in range(len(fused.keys)):
         keys = np.concatenate([view.keys[i] for view in views])
         gain = np.concatenate([1 / (_FUSION + 1 + np.arange(view.keys.shape[1])) for view in views])
         keys, gain = keys[keys >= 0], gain[keys >= 0]
         objects, place = np.unique(keys, return_inverse=True)
-        _fill(fused, i, objects, np.bincount(place, weights=gain, minlength=len(objects)))
+        gained = np.bincount(place, weights=gain, minlength=len(objects))
+        if len(objects):
+            one = ranked(objects[None], gained[None], k=k)
+            fused.keys[i], fused.scores[i] = one.keys[0], one.scores[0]
     return fused

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64
 from numpy import ndarray
@@ -35,7 +36,10 @@ RESIDENT_ROWS = 200_000  # up to here a segment is held in memory as float32
 BLOCK_ROWS = 65_536  # rows read, transformed or scanned at a time
 FILES = ("vectors.npy", "object_key.npy", "rows.parquet")
 INDEX = "index.faiss"
-INDEXED_ROWS = 50_000  # a smaller segment is scanned faster than searched through its lists
+_HEAD = (
+    "view", "num_rows", "num_objects", "dim", "precision", "encoder_precisions", "encoder_hash",
+    "head_hash",
+)  # fmt: skip
 
 
 class Segment:
@@ -149,7 +153,7 @@ def write_segment(
         dim: Of the vectors.
         encoder_hash: Of the encoder that made them.
         head_hash: Of its search head.
-        codec: Of the view; segments too small to gain from it are left without an index.
+        codec: Of the view; None: the segment is scanned exactly.
 
     Raises:
         ValueError: keys are not ascending, or rows and keys differ in number.
@@ -168,39 +172,59 @@ def write_segment(
         )
         disk.write_array(temporary / "object_key.npy", keys)
         disk.write_table(temporary / "rows.parquet", rows)
-        names = [*FILES]
-        indexed = codec is not None and len(keys) >= INDEXED_ROWS
-        if codec is not None and indexed:
-            _write_index(temporary, codec)
-            names.append(INDEX)
-        files: dict[str, object] = {name: disk.described(temporary / name) for name in names}
         head: dict[str, object] = {
             "view": view,
             "num_rows": len(keys),
             "num_objects": len(np.unique(keys)),
             "dim": dim,
             "precision": "float16",
-            "encoder_precisions": sorted(set(rows["precision"].to_pylist())),
+            "encoder_precisions": pc.unique(rows["precision"]).sort().to_pylist(),
             "encoder_hash": encoder_hash,
             "head_hash": head_hash,
-            "codec_hash": codec.digest if codec is not None and indexed else None,
-            "codec": asdict(codec.config) if codec is not None and indexed else None,
-            "files": files,
         }
-        digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()
-        name = f"{view}-{digest[:16]}"
-        disk.write_json(temporary / "segment.json", head)
-        disk.seal(temporary, parent / name)
+        return _sealed(temporary, parent, head, codec)
+
+
+def code_segment(segment: Segment, codec: Codec) -> str:
+    """Write a segment again with an index by a codec, and give its name; nothing is embedded.
+
+    Its other files never change and are linked where the file system can, else copied.
+
+    Raises:
+        DiskFull: nothing is left behind.
+    """
+    head = disk.read_json(segment.folder / "segment.json")
+    parent = segment.folder.parent
+    with disk.new_folder(parent) as temporary:
+        for name in FILES:
+            disk.link_or_copy(segment.folder / name, temporary / name)
+        same = {key: head[key] for key in (*_HEAD, "files")}
+        return _sealed(temporary, parent, same, codec)
+
+
+def _sealed(temporary: Path, parent: Path, head: dict[str, object], codec: Codec | None) -> str:
+    """Put a segment in its place whose rows are written; gives its name."""
+    files = head.get("files") or {name: disk.described(temporary / name) for name in FILES}
+    assert isinstance(files, dict)
+    files = {name: files[name] for name in FILES}
+    if codec is not None:
+        stored = disk.read_array(temporary / "vectors.npy", mapped=True)
+        starts = range(0, len(stored), BLOCK_ROWS)
+        # as they are stored, so that coding them again gives the same
+        blocks = (_unit(stored[start : start + BLOCK_ROWS]) for start in starts)
+        write_index(temporary / INDEX, fill(codec, blocks))
+        files[INDEX] = disk.described(temporary / INDEX)
+    head = {
+        **head,
+        "codec_hash": None if codec is None else codec.digest,
+        "codec": None if codec is None else asdict(codec.config),
+        "files": files,
+    }
+    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()
+    name = f"{head['view']}-{digest[:16]}"
+    disk.write_json(temporary / "segment.json", head)
+    disk.seal(temporary, parent / name)
     return name
-
-
-def _write_index(folder: Path, codec: Codec) -> None:
-    """Code the vectors of a segment as they are stored, so that they can be coded again."""
-    stored = disk.read_array(folder / "vectors.npy", mapped=True)
-    starts = range(0, len(stored), BLOCK_ROWS)
-    write_index(
-        folder / INDEX, fill(codec, (_unit(stored[start : start + BLOCK_ROWS]) for start in starts))
-    )
 
 
 def check_size(path: Path, num_bytes: int) -> None:

@@ -32,14 +32,7 @@ from index.embedding import (
 from index.errors import VersionCorrupt
 from index.inputs import Input, read_inputs
 from index.joint_rows import RowPlan, plan_rows
-from index.manifest import (
-    FORMAT,
-    EncoderReference,
-    Manifest,
-    SkyHead,
-    read_manifest,
-    write_head,
-)
+from index.manifest import EncoderReference, Manifest, read_manifest, write_encoder
 from index.precision import Agreement, checked, measure
 from index.removals import InputKey, Removals, find_removals
 from index.store import Store
@@ -226,7 +219,7 @@ class Update:
         notes = sky_head.complete(self.sky, self.loaded, self.store, rows)
         if self.loaded.head_hash != self.encoder.head_hash:
             self.encoder = self.encoder.model_copy(update={"head_hash": self.loaded.head_hash})
-            write_head(self.sky, SkyHead(format=FORMAT, encoder=self.encoder))
+            write_encoder(self.sky, self.encoder)
         return notes
 
     def _agreed(self, parts: Sequence[SurveyFiles]) -> tuple[Job, Job, Agreement]:

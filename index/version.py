@@ -16,16 +16,17 @@ from numpy import ndarray
 
 from index import disk, lease, search
 from index.errors import UnknownObject, VersionCorrupt
-from index.filtering import Filter, Live
+from index.filtering import Filter, Filters, Live
 from index.footprint import read_footprint
 from index.manifest import Manifest, read_manifest
 from index.partitions import read_partitions
 from index.predicate import condition, connection
+from index.recall import DEFAULT_RECALL
 from index.search import Neighbors
 from index.segment import Segment, check_size
 from training.observations import check_position
 
-DEFAULT_RECALL = 0.98
+FEW_EXCLUDED = 1_000  # objects to exclude: up to here they are found and dropped
 _HIDDEN = ("object_key", "views", "_healpix_29")  # not for predicates
 
 
@@ -57,6 +58,8 @@ class Version:
         self.num_without_position = self.manifest.num_without_position
         for file in self.manifest.files:
             check_size(sky / file.file, file.num_bytes)
+        self._everything, self._filters = Filter(), Filters()
+        self._there = Filters(max_bytes=1 << 62)  # one a view
         self.segments = tuple(self._open_segment(i) for i in range(len(self.manifest.segments)))
         alive = {
             record.view for record in self.manifest.segments if record.num_rows > record.num_deleted
@@ -65,7 +68,11 @@ class Version:
 
     def _open_segment(self, i: int) -> Live:
         record = self.manifest.segments[i]
-        segment = Segment(self.sky / "segments" / record.name)
+        head = self.sky / record.head.file
+        check_size(head, record.head.num_bytes)
+        if disk.sha256_of(head) != record.head.sha256:  # it holds the checksums of all else
+            raise VersionCorrupt(f"{head}: its content has changed: the checksum does not hold")
+        segment = Segment(head.parent)
         made_by = (segment.encoder_hash, segment.head_hash)
         if made_by != (self.encoder.hash, self.encoder.head_hash):
             raise VersionCorrupt(f"{segment.folder} was made by another encoder than the version")
@@ -186,7 +193,13 @@ class Version:
         and those of the catalogue. A joint view of several surveys has "a+b" as survey and no
         source.
         """
-        return self.all_rows.filter(pa.array(np.isin(self.all_rows["object_key"].to_numpy(), keys)))
+        wanted, lines, first = np.unique(keys), [], 0
+        for there in self._live_keys:
+            starts = np.searchsorted(there, wanted, side="left")
+            ends = np.searchsorted(there, wanted, side="right")
+            lines += [np.arange(a, b) for a, b in zip(starts + first, ends + first, strict=True)]
+            first += len(there)
+        return self.all_rows.take(pa.array(np.sort(np.concatenate(lines)) if lines else []))
 
     @cached_property
     def all_rows(self) -> pa.Table:
@@ -198,6 +211,14 @@ class Version:
             table = table.add_column(1, "view", view)
             tables.append(table if live.alive is None else table.filter(pa.array(live.alive)))
         return pa.concat_tables(tables, promote_options="permissive")
+
+    @cached_property
+    def _live_keys(self) -> tuple[Int64[ndarray, " row"], ...]:
+        """Keys, ascending, of the live rows of each segment."""
+        return tuple(
+            live.segment.object_key if live.alive is None else live.segment.object_key[live.alive]
+            for live in self.segments
+        )
 
     @cached_property
     def row_places(self) -> tuple[Int64[ndarray, " row"], Int64[ndarray, " row"]]:
@@ -216,8 +237,9 @@ class Version:
         view: str,
         k: int,
         keys: Int64[ndarray, " allowed"] | None = None,
+        chosen: Filter | None = None,
         exclude: Int64[ndarray, " excluded"] | None = None,
-        recall: float = DEFAULT_RECALL,
+        recall: float | int = DEFAULT_RECALL,
     ) -> Neighbors:
         """The k most similar objects, best first, ties by key.
 
@@ -229,6 +251,7 @@ class Version:
             view: One of `views`, or "any": ranks of each view are fused (see search.fuse).
             k: At least 1. Rows shorter than k end in key -1, score -inf.
             keys: Only these objects; None: all.
+            chosen: Only what this filter, from `choose`, allows; with `keys` what both allow.
             exclude: Never these.
             recall: Share of the exact answer that is to be found, on average; 1 = look at every
                 row.
@@ -250,12 +273,67 @@ class Version:
         queries = search.unit_queries(queries)
         if not 0 < recall <= 1:
             raise ValueError(f"expected a recall above 0 and up to 1, got {recall}")
-        chosen = Filter(self._allowed(keys, exclude))
+        num_keys = self.manifest.next_object_key
+        if chosen is None:
+            chosen = self._everything
+        if keys is not None:
+            chosen &= Filter.of_keys(keys, num_keys)
+        left_out = np.empty(0, np.int64) if exclude is None else np.unique(exclude)
+        if len(left_out) > FEW_EXCLUDED:
+            chosen &= Filter.of_keys(left_out, num_keys, without=True)
+            left_out = left_out[:0]
+        # few are found and then dropped, for which a kept filter serves
+        k, asked = k + len(left_out), k
         if view != "any":
-            return self._find(queries, view, k, chosen, recall)
+            found = self._find(queries, view, k, chosen, recall)
+            return search.without(found, left_out, k=asked)
         depth = max(4 * k, 200)  # a rank below it would add less than 1 / 260
-        found = [self._find(queries, each, depth, chosen, recall) for each in self.views]
-        return search.fuse(found, k=k)
+        each_view = [
+            search.without(self._find(queries, each, depth, chosen, recall), left_out, k=depth)
+            for each in self.views
+        ]
+        return search.fuse(each_view, k=asked)
+
+    def choose(
+        self, *, where: str | None = None, cone: tuple[float, float, float] | None = None
+    ) -> Filter:
+        """The objects that a predicate and a cone leave, for `search`.
+
+        Made once and kept for the next question that has the same.
+
+        Args:
+            where: As `where` takes it; None: all.
+            cone: ra_deg, dec_deg, radius_arcsec, as `in_cone` takes them; None: all.
+
+        Raises:
+            ValueError: as `where` and `in_cone`.
+        """
+
+        def make() -> Filter:
+            made, num_keys = self._everything, self.manifest.next_object_key
+            if where is not None:
+                made &= Filter.of_keys(self.where(where), num_keys)
+            if cone is not None:
+                made &= Filter.of_keys(self.in_cone(*cone)[0], num_keys)
+            return made
+
+        if where is None and cone is None:
+            return self._everything
+        return self._filters.get((where, cone), make)
+
+    def there(self, view: str) -> Bool[ndarray, " key"]:
+        """Which objects, by key, have a row in a view; of "any" those that are in the table."""
+        return self._there.get(view, lambda: self._found_in(view)).allowed  # type: ignore[return-value]
+
+    def _found_in(self, view: str) -> Filter:
+        if view == "any":
+            return Filter.of_keys(self._keys, self.manifest.next_object_key)
+        keys = [
+            there
+            for live, there in zip(self.segments, self._live_keys, strict=True)
+            if live.segment.view == view
+        ]
+        return Filter.of_keys(np.concatenate(keys), self.manifest.next_object_key)
 
     def _find(
         self,
@@ -263,7 +341,7 @@ class Version:
         view: str,
         k: int,
         chosen: Filter,
-        recall: float,
+        recall: float | int,
     ) -> Neighbors:
         """Search one view; queries that turn out to be directions are asked again as such."""
         segments = self._of_view(view)
@@ -278,19 +356,6 @@ class Version:
             again = search.find(queries[far], segments, k=k, chosen=chosen, effort=effort)
             found.keys[far], found.scores[far] = again.keys, again.scores
         return found
-
-    def _allowed(
-        self, keys: ndarray | None, exclude: ndarray | None
-    ) -> Bool[ndarray, " key"] | None:
-        if keys is None and (exclude is None or not len(exclude)):
-            return None
-        num_keys = self.manifest.next_object_key
-        allowed = np.full(num_keys, keys is None)
-        if keys is not None:
-            allowed[keys[(keys >= 0) & (keys < num_keys)]] = True
-        if exclude is not None:
-            allowed[exclude[(exclude >= 0) & (exclude < num_keys)]] = False
-        return allowed
 
     def _of_view(self, view: str) -> list[Live]:
         return [live for live in self.segments if live.segment.view == view]

@@ -16,9 +16,11 @@ import pyarrow as pa
 from jaxtyping import Bool, Int64
 from numpy import ndarray
 
-from index import compaction, disk, sky_head
+from index import coding, compaction, disk, sky_head
 from index.changes import Changes
+from index.codec import Codec, IndexConfig
 from index.embedding import Progress
+from index.filtering import Live
 from index.footprint import footprint, write_footprint
 from index.inputs import Input, write_inputs
 from index.manifest import (
@@ -27,11 +29,12 @@ from index.manifest import (
     Manifest,
     SegmentRecord,
     git_revision,
+    read_head,
     record,
 )
 from index.objects import CATALOGUE, OBJECT_FIELDS, merge_rows
 from index.partitions import Partition, write_partitions
-from index.segment import BLOCK_ROWS, write_segment
+from index.segment import BLOCK_ROWS, Segment, write_segment
 from index.store import Store
 from index.version import Version
 from index.versions import numbers
@@ -66,7 +69,9 @@ class VersionWriter:
     progress: Progress | None
     foreign: set[tuple[str, str]] = field(default_factory=set)  # view, survey new to the head
     num_joint_left_out: int | None = 0
+    index: IndexConfig = field(default_factory=IndexConfig)
     again: Sequence[int] | None = None  # segments to write again; None: those that are due
+    measure: bool = False  # recall is measured again, however little has changed
 
     def write(
         self,
@@ -77,20 +82,29 @@ class VersionWriter:
     ) -> Manifest:
         """Write everything but CURRENT; gives the manifest."""
         number = max(numbers(self.sky), default=0) + 1
+        self.index = read_head(self.sky).index
         remade = self._to_remake()
-        segments = []
+        before = None if self.base is None else self.base.manifest
+        # another head makes other vectors, to which the codecs do not fit
+        codecs = coding.codecs_of(self.sky, before if self._same_head() else None)
+        written: list[coding.Part] = []
         views = sorted({*new, *(view for view, _ in remade)})
         for done, view in enumerate(views, 1):
             again = [i for of_view, i in remade if of_view == view]
-            segments.append(self._segment(view, again, gone, new.get(view)))
+            written += self._segment(view, again, gone, new.get(view), codecs.get(view))
             if self.progress:
                 self.progress("segments", done, len(views))
         partitions, objects = self._objects(new, gone, changes)
         final = self.sky / "versions" / str(number)
         with disk.new_folder(final.parent) as temporary:
             old = self._old_segments(gone, {i for _, i in remade}, temporary, final)
+            coded = coding.code(
+                self.sky, [*old, *written], self.index,
+                known=codecs, curves=() if before is None or self.measure else before.curves,
+            )  # fmt: skip
             files = [record(self.sky, self.sky / each.file) for each in partitions]
             files += sky_head.files_of(self.sky, self.encoder.head_hash)
+            files += [file for codec in coded.codecs for file in codec.files]
             write_inputs(temporary / "inputs.parquet", inputs.values())
             files.append(_placed(self.sky, temporary, final, "inputs.parquet"))
             known = objects["ra_deg"].is_valid()
@@ -101,20 +115,22 @@ class VersionWriter:
                 write_footprint(temporary / "moc.fits", covered)
                 files.append(_placed(self.sky, temporary, final, "moc.fits"))
                 moc = files[-1].file
-            written = [each for each in segments if each is not None]
             manifest = Manifest(
                 number=number,
                 built_at_utc=datetime.now(UTC).isoformat(timespec="seconds"),
                 software=f"skykin {version_of('skykin')}",
                 git_revision=git_revision(),
                 encoder=self.encoder,
-                segments=(*old, *written),
+                segments=coded.records,
+                codecs=coded.codecs,
+                curves=coded.curves,
+                recall=coded.recall,
                 partitions=partitions,
                 files=tuple(files),
                 inputs=f"versions/{number}/inputs.parquet",
                 moc=moc,
                 num_objects=objects.num_rows,
-                num_rows=sum(each.num_rows - each.num_deleted for each in (*old, *written)),
+                num_rows=sum(each.num_rows - each.num_deleted for each in coded.records),
                 num_without_position=objects.num_rows - somewhere.num_rows,
                 next_object_key=changes.next_key,
                 num_joint_left_out=self.num_joint_left_out,
@@ -142,9 +158,14 @@ class VersionWriter:
         return self.base is None or self.base.encoder.head_hash == self.encoder.head_hash
 
     def _segment(
-        self, view: str, again: Sequence[int], gone: Bool[ndarray, " row"], new: pa.Table | None
-    ) -> SegmentRecord | None:
-        """Write new rows and those of some old segments as one segment; None where none is left."""
+        self,
+        view: str,
+        again: Sequence[int],
+        gone: Bool[ndarray, " row"],
+        new: pa.Table | None,
+        codec: Codec | None,
+    ) -> list[coding.Part]:
+        """Write new rows and those of some old segments as one segment; none where none is left."""
         tables, origin, place = [], [], []  # of each row: the old segment or -1, and its row there
         for i in again:
             assert self.base is not None
@@ -159,7 +180,7 @@ class VersionWriter:
             place.append(np.full(new.num_rows, -1))
         rows = pa.concat_tables(tables, promote_options="permissive")
         if not rows.num_rows:
-            return None
+            return []
         order = np.argsort(rows["object_key"].to_numpy(), kind="stable")
         rows = rows.take(pa.array(order)).combine_chunks()
         from_segment = np.concatenate(origin)[order]
@@ -172,13 +193,17 @@ class VersionWriter:
             dim=self.encoder.search_dim,
             encoder_hash=self.encoder.hash,
             head_hash=self.encoder.head_hash,
+            codec=codec if rows.num_rows >= self.index.indexed_rows else None,
         )
-        return SegmentRecord(
+        folder = self.sky / "segments" / name
+        written = SegmentRecord(
             name=name,
             view=view,
             num_rows=rows.num_rows,
-            head=record(self.sky, self.sky / "segments" / name / "segment.json"),
+            head=record(self.sky, folder / "segment.json"),
         )
+        num_new = 0 if new is None else new.num_rows
+        return [coding.Part(written, Live(Segment(folder), None), num_new)]
 
     def _with_precision(
         self, view: str, rows: pa.Table, from_store: Bool[ndarray, " row"]
@@ -232,12 +257,12 @@ class VersionWriter:
 
     def _old_segments(
         self, gone: Bool[ndarray, " row"], remade: set[int], temporary: Path, final: Path
-    ) -> list[SegmentRecord]:
+    ) -> list[coding.Part]:
         """Segments of the version before that go on, with the bits of their deleted rows."""
         if self.base is None:
             return []
         of_segment, row = self.base.row_places
-        records = []
+        parts = []
         for i, old in enumerate(self.base.manifest.segments):
             live = self.base.segments[i]
             deleted = np.zeros(old.num_rows, bool) if live.alive is None else ~live.alive
@@ -249,10 +274,13 @@ class VersionWriter:
                 (temporary / "deleted").mkdir(exist_ok=True)
                 disk.write_array(temporary / "deleted" / f"{old.name}.npy", np.packbits(deleted))
                 file = _placed(self.sky, temporary, final, f"deleted/{old.name}.npy")
-            records.append(
-                old.model_copy(update={"deleted": file, "num_deleted": int(deleted.sum())})
+            num_deleted = int(deleted.sum())
+            written = old.model_copy(update={"deleted": file, "num_deleted": num_deleted})
+            alive = ~deleted if num_deleted else None
+            parts.append(
+                coding.Part(written, Live(live.segment, alive), num_deleted - old.num_deleted)
             )
-        return records
+        return parts
 
     def _objects(
         self, new: dict[str, pa.Table], gone: Bool[ndarray, " row"], changes: Changes

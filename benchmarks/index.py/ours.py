@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -13,6 +11,8 @@ from peers import K
 from synthetic_sky import VIEW, write_sky
 from synthetic_vectors import Population
 
+from index.filtering import Filter
+from index.recall import DEFAULT_RECALL
 from index.version import Version
 from index.versions import open_version
 
@@ -20,8 +20,8 @@ RECALLS = (0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995)  # asked for, from quick to 
 
 
 def efforts() -> list[float]:
-    """Recalls that can be asked for; none as long as every search is exact."""
-    return list(RECALLS) if "recall" in inspect.signature(Version.search).parameters else []
+    """Recalls that can be asked for."""
+    return list(RECALLS)
 
 
 class Ours:
@@ -48,7 +48,11 @@ class Ours:
             population,
             segment_rows=[num_rows] if segment_rows is None else segment_rows,
         )
-        return {"build_s": seconds.segments + seconds.objects, "objects_s": seconds.objects}
+        return {
+            "build_s": seconds.vectors + seconds.codes + seconds.objects,
+            "codes_s": seconds.codes,
+            "objects_s": seconds.objects,
+        }
 
     def open(self) -> None:
         """Open the published version."""
@@ -65,12 +69,12 @@ class Ours:
     ) -> Int64[ndarray, " k"]:
         """The K most similar of the objects that a predicate is true for."""
         assert self._version is not None
-        return self._search(query, effort, self._version.where(predicate))
+        return self._search(query, effort, self._version.choose(where=predicate))
 
     def _search(
-        self, query: ndarray, effort: float | None, keys: Int64[ndarray, " n"] | None
+        self, query: ndarray, effort: float | None, chosen: Filter | None
     ) -> Int64[ndarray, " k"]:
         assert self._version is not None
-        asked: dict[str, Any] = {} if effort is None else {"recall": effort}
-        found = self._version.search(query, view=VIEW, k=K, keys=keys, **asked)
+        recall = DEFAULT_RECALL if effort is None else effort
+        found = self._version.search(query, view=VIEW, k=K, chosen=chosen, recall=recall)
         return np.asarray(found.keys[0])

@@ -46,7 +46,7 @@ def curve(lists: Lists, rows: ndarray, held_out: Queries) -> RecallCurve:
         "image",
         lambda queries, num, effort: lists.candidates(queries, num=num, effort=effort),
         held_out, along,
-        near=0.5, efforts=EFFORTS,
+        near=0.5, codec_hash="of the codec", num_rows=NUM, efforts=EFFORTS,
     )  # fmt: skip
 
 

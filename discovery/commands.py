@@ -18,6 +18,7 @@ from discovery.results import Hits
 from discovery.seeds import angle_text
 from discovery.sky import open as open_sky
 from index.evaluation import Evaluation, evaluate
+from index.recall import DEFAULT_RECALL
 from training.encoder import load as load_encoder
 from training.progress import progress_bars
 
@@ -65,6 +66,20 @@ def search_command(
     cone: Annotated[
         str | None, typer.Option(metavar="RA,DEC,RADIUS", help="Only within it, in degrees.")
     ] = None,
+    moc: Annotated[
+        Path | None, typer.Option(help="Only inside this MOC: a FITS, JSON or ASCII file.")
+    ] = None,
+    seen_by: Annotated[
+        list[str] | None, typer.Option(help="Only objects that this survey observed.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Ids never to return.")] = None,
+    collapse: Annotated[
+        float | None,
+        typer.Option(help="Of hits as close as this, in arcsec, return the best alone."),
+    ] = None,
+    recall: Annotated[
+        float, typer.Option(help="Share of the exact answer to find, on average; 1 is exact.")
+    ] = DEFAULT_RECALL,
     view: Annotated[
         str | None,
         typer.Option(help="image, spectrum, xp, joint or any; by default the seed's own."),
@@ -89,6 +104,11 @@ def search_command(
         survey=survey,
         where=where,
         cone=parse_cone(cone) if cone is not None else None,
+        moc=moc,
+        seen_by=seen_by or [],
+        exclude=exclude or [],
+        collapse_arcsec=collapse,
+        recall=recall,
         view=view,
         k=k,
     )

@@ -39,13 +39,16 @@ class Query:
     observations: Sequence[Observation] = ()  # of one's own, already read
     where: str | None = None  # SQL predicate on the object table; it sees NULL, never NaN
     cone: tuple[Number, Number, Number] | None = None  # ra_deg, dec_deg, radius_deg
+    moc: Path | str | None = None  # file of a MOC (FITS, JSON or ASCII): only objects inside
+    seen_by: Sequence[str] = ()  # only objects that one of these surveys observed in the view
+    collapse_arcsec: Number | None = None  # of hits as close as this, the best alone; None = all
     view: str | None = None  # where to search; None = the seeds' own: image, else spectrum
     k: int | None = None  # None = 50, or all of a smaller sky
     exclude: Sequence[str] = ()  # object ids never to return
     recall: Number = DEFAULT_RECALL  # share of the exact answer to find, on average; 1 = exact
 
     def __post_init__(self) -> None:
-        for field in ("like", "unlike", "exclude"):
+        for field in ("like", "unlike", "exclude", "seen_by"):
             object.__setattr__(self, field, _ids(field, getattr(self, field)))
         object.__setattr__(self, "observations", tuple(self.observations))
         if isinstance(self.position, str):
@@ -71,6 +74,8 @@ class Query:
             )
         if self.k is not None and (isinstance(self.k, bool) or self.k < 1):
             raise ValueError(f"k must be between 1 and the number of objects, got {self.k}")
+        if self.collapse_arcsec is not None and not 0 < self.collapse_arcsec <= 3600:
+            raise ValueError(f"collapse_arcsec must be in (0, 3600], got {self.collapse_arcsec}")
         if not 0 < self.recall <= 1:
             raise ValueError(f"recall must be above 0 and up to 1, got {self.recall}")
         if not 0 < self.radius_arcsec <= 3600:
@@ -120,7 +125,8 @@ def parse_cone(text: str) -> tuple[float, float, float]:
 
 def _ids(field: str, ids: Sequence[object]) -> tuple[str, ...]:
     if isinstance(ids, str):
-        raise ValueError(f"{field} takes a list of object ids, got the single string {ids!r}")
+        what = "surveys" if field == "seen_by" else "object ids"
+        raise ValueError(f"{field} takes a list of {what}, got the single string {ids!r}")
     checked: dict[str, None] = {}  # each once, in order
     for object_id in ids:
         if not isinstance(object_id, str):

@@ -191,7 +191,7 @@ def in_footprint(version: Version, ra_deg: float, dec_deg: float) -> bool:
     """Whether a position lies in the area that a version covers."""
     if version.moc is None:
         return False
-    return covers(version.moc, ra_deg, dec_deg)
+    return bool(covers(version.moc, np.array([ra_deg]), np.array([dec_deg]))[0])
 
 
 def footprint_text(version: Version) -> str:

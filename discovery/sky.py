@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float32, Int64
 from numpy import ndarray
 
 from discovery.errors import SourceGone
+from discovery.near_duplicates import first_of_each_place
 from discovery.query import DEFAULT_K, Query
 from discovery.results import Hits, hits_table
 from discovery.seeds import (
@@ -25,6 +26,7 @@ from index import sky_head
 from index.errors import OutsideFootprint
 from index.faiss_distributions import check_one_faiss
 from index.filtering import Filter
+from index.footprint import read_moc
 from index.precision import checked
 from index.version import Version
 from index.versions import open_version
@@ -95,7 +97,7 @@ class Sky:
     def search(self, query: Query) -> Hits:
         """Find the objects most similar to the query's seeds, best first.
 
-        Fewer than k come back where a predicate, a cone or exclusions leave fewer.
+        Fewer than k come back where filters, exclusions or collapsing leave fewer.
 
         Raises:
             UnknownObject: an id is not in this sky.
@@ -116,22 +118,33 @@ class Sky:
                 f"{aim.view} in this sky, got {query.k:,}"
             )
         left_out = np.union1d(aim.keys, version.keys_of(query.exclude)).astype(np.int64)
-        chosen = _chosen(version, query)
+        chosen = _chosen(version, query, aim.view)
         searched = there[left_out] if chosen.allowed is None else (there & chosen.allowed)[left_out]
         num_searched = chosen.num_among(there) - int(np.count_nonzero(searched))
+        wanted = min(query.k or DEFAULT_K, num_searched)
+        asked = wanted
         keys, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
-        if num_searched:
+        while asked:
             found = version.search(
                 aim.vector[None],
                 view=aim.view,
-                k=min(query.k or DEFAULT_K, num_searched),
+                k=asked,
                 chosen=chosen,
                 exclude=left_out,
                 recall=query.recall,
             )
             real = found.keys[0] >= 0
             keys, scores = found.keys[0][real], found.scores[0][real]
-        positional = query.position is not None or query.name is not None or query.cone is not None
+            if query.collapse_arcsec is None:
+                break
+            keys, scores = _collapsed(version, keys, scores, query.collapse_arcsec)
+            if len(keys) >= wanted or asked == num_searched:
+                keys, scores = keys[:wanted], scores[:wanted]
+                break
+            asked = min(2 * asked, num_searched)
+        positional = any(
+            each is not None for each in (query.position, query.name, query.cone, query.moc)
+        )
         return Hits(
             table=hits_table(
                 version.objects(keys),
@@ -278,21 +291,40 @@ def _corpus(version: Version, view: str) -> Int64[ndarray, " key"]:
     return np.flatnonzero(version.there(view))
 
 
-def _chosen(version: Version, query: Query) -> Filter:
-    """What predicate and cone leave."""
-    if query.cone is None:
-        return version.choose(where=query.where)
-    ra_deg, dec_deg, radius_deg = query.cone
-    cone = (ra_deg, dec_deg, radius_deg * 3600)
-    inside = version.choose(cone=cone)
-    assert inside.allowed is not None
-    if not inside.allowed.any() and not in_footprint(version, ra_deg, dec_deg):
-        raise OutsideFootprint(
-            f"no object within {angle_text(radius_deg * 3600)} of {ra_deg:.6f} "
-            f"{dec_deg:+.6f}, which is outside the footprint of this sky "
-            f"({footprint_text(version)}); {without_position(version)}"
-        )
-    return inside if query.where is None else version.choose(where=query.where, cone=cone)
+def _collapsed(
+    version: Version,
+    keys: Int64[ndarray, " hit"],
+    scores: Float32[ndarray, " hit"],
+    radius_arcsec: float,
+) -> tuple[Int64[ndarray, " kept"], Float32[ndarray, " kept"]]:
+    """The best hit of each place."""
+    table = version.objects(keys)
+    ra_deg, dec_deg = (table[name].to_numpy().astype(np.float64) for name in ("ra_deg", "dec_deg"))
+    kept = first_of_each_place(ra_deg, dec_deg, radius_arcsec)
+    return keys[kept], scores[kept]
+
+
+def _chosen(version: Version, query: Query, view: str) -> Filter:
+    """What predicate, cone, MOC and surveys leave."""
+    cone = None
+    if query.cone is not None:
+        ra_deg, dec_deg, radius_deg = query.cone
+        cone = (ra_deg, dec_deg, radius_deg * 3600)
+        inside = version.choose(cone=cone)
+        assert inside.allowed is not None
+        if not inside.allowed.any() and not in_footprint(version, ra_deg, dec_deg):
+            raise OutsideFootprint(
+                f"no object within {angle_text(radius_deg * 3600)} of {ra_deg:.6f} "
+                f"{dec_deg:+.6f}, which is outside the footprint of this sky "
+                f"({footprint_text(version)}); {without_position(version)}"
+            )
+    return version.choose(
+        where=query.where,
+        cone=cone,
+        moc=None if query.moc is None else read_moc(Path(query.moc)),
+        surveys=query.seen_by,
+        view=view,
+    )
 
 
 def _surveys(version: Version, keys: Int64[ndarray, " hit"], view: str) -> list[str]:

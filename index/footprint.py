@@ -16,7 +16,7 @@ from pathlib import Path
 
 from astropy import units
 from astropy.coordinates import Latitude, Longitude
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from mocpy import MOC
 from numpy import ndarray
 
@@ -33,10 +33,14 @@ def footprint(ra_deg: Float64[ndarray, " n"], dec_deg: Float64[ndarray, " n"]) -
     return MOC.from_lonlat(longitude, latitude, max_norder=ORDER).add_neighbours()
 
 
-def covers(moc: MOC, ra_deg: float, dec_deg: float) -> bool:
-    """Whether a position lies in the footprint."""
-    inside = moc.contains_lonlat(Longitude([ra_deg] * units.deg), Latitude([dec_deg] * units.deg))
-    return bool(inside[0])
+def covers(
+    moc: MOC, ra_deg: Float64[ndarray, " n"], dec_deg: Float64[ndarray, " n"]
+) -> Bool[ndarray, " n"]:
+    """Which positions lie in a MOC."""
+    inside: ndarray = moc.contains_lonlat(
+        Longitude(ra_deg * units.deg), Latitude(dec_deg * units.deg)
+    )
+    return inside
 
 
 def write_footprint(path: Path, moc: MOC) -> None:
@@ -44,6 +48,24 @@ def write_footprint(path: Path, moc: MOC) -> None:
     moc.serialize(format="fits").writeto(content)
     with disk.new_file(path) as handle:
         handle.write(content.getvalue())
+
+
+def read_moc(path: Path) -> MOC:
+    """A MOC that somebody made: FITS, JSON or ASCII, by its content.
+
+    Raises:
+        ValueError: it is missing, or none of these.
+    """
+    try:
+        content = path.read_bytes()
+        if content.startswith(b"SIMPLE"):
+            return MOC.load(path, format="fits")
+        text = content.decode("ascii")
+        return MOC.from_string(text, format="json" if text.lstrip().startswith("{") else "ascii")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a MOC in FITS, JSON or ASCII: {error}"
+        ) from error
 
 
 def read_footprint(path: Path) -> MOC:

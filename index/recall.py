@@ -179,7 +179,9 @@ def _is_enough(points: Sequence[Point]) -> bool:
     reached = [(each.recall_at_10, each.recall_at_100) for each in points[-2:]]
     if reached and min(reached[-1]) >= ENOUGH:
         return True
-    return len(reached) == 2 and bool(np.max(np.subtract(*reached[::-1])) < HARDLY_MORE)
+    if len(reached) < 2:
+        return False
+    return all(more - less < HARDLY_MORE for less, more in zip(*reached, strict=True))
 
 
 def _point(candidates: Candidates, queries: Queries, effort: Effort) -> Point:

@@ -10,6 +10,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Float64, Int64
 from mocpy import MOC
 from numpy import ndarray
@@ -17,7 +18,7 @@ from numpy import ndarray
 from index import disk, lease, search
 from index.errors import UnknownObject, VersionCorrupt
 from index.filtering import Filter, Filters, Live
-from index.footprint import read_footprint
+from index.footprint import covers, read_footprint
 from index.manifest import Manifest, read_manifest
 from index.partitions import read_partitions
 from index.predicate import condition, connection
@@ -164,6 +165,40 @@ class Version:
         inside = inside[np.lexsort((keys[inside], separations[inside]))]
         return keys[inside], separations[inside]
 
+    def in_moc(self, moc: MOC) -> Int64[ndarray, " n"]:
+        """Keys, ascending, of the objects whose position lies in a MOC."""
+        known = self.table["ra_deg"].is_valid().to_numpy()
+        some = self.table.filter(pa.array(known))
+        if not some.num_rows:
+            return self._keys[:0]
+        inside = covers(moc, some["ra_deg"].to_numpy(), some["dec_deg"].to_numpy())
+        return self._keys[known][inside]
+
+    def seen_by(self, surveys: Sequence[str], *, view: str | None = None) -> Int64[ndarray, " n"]:
+        """Keys, ascending, of the objects that have a row of one of these surveys.
+
+        Args:
+            surveys: By name; a joint view of several counts for each.
+            view: Only rows of this view; None or "any": of every view.
+
+        Raises:
+            ValueError: no row here is of such a survey.
+        """
+        rows = self.all_rows.select(["object_key", "view", "survey"])
+        names = rows["survey"].combine_chunks().dictionary_encode()
+        parts = [name.split("+") for name in names.dictionary.to_pylist()]
+        there = sorted({part for some in parts for part in some})
+        for survey in surveys:
+            if survey not in there:
+                raise ValueError(
+                    f"no observation here is of survey {survey!r}: expected {', '.join(there)}"
+                )
+        meant = np.array([not set(some).isdisjoint(surveys) for some in parts], bool)
+        chosen = meant[names.indices.to_numpy()]
+        if view not in (None, "any"):
+            chosen &= pc.equal(rows["view"], view).to_numpy()
+        return np.unique(rows["object_key"].to_numpy()[chosen])
+
     def vectors(self, keys: Int64[ndarray, " n"], view: str) -> Float32[ndarray, "n dim"]:
         """Unit search vectors of some objects; the first row of the view where there are several.
 
@@ -199,7 +234,8 @@ class Version:
             ends = np.searchsorted(there, wanted, side="right")
             lines += [np.arange(a, b) for a, b in zip(starts + first, ends + first, strict=True)]
             first += len(there)
-        return self.all_rows.take(pa.array(np.sort(np.concatenate(lines)) if lines else []))
+        found = np.sort(np.concatenate([np.empty(0, np.int64), *lines]))
+        return self.all_rows.take(pa.array(found))
 
     @cached_property
     def all_rows(self) -> pa.Table:
@@ -295,18 +331,27 @@ class Version:
         return search.fuse(each_view, k=asked)
 
     def choose(
-        self, *, where: str | None = None, cone: tuple[float, float, float] | None = None
+        self,
+        *,
+        where: str | None = None,
+        cone: tuple[float, float, float] | None = None,
+        moc: MOC | None = None,
+        surveys: Sequence[str] = (),
+        view: str | None = None,
     ) -> Filter:
-        """The objects that a predicate and a cone leave, for `search`.
+        """The objects that a predicate, a cone, a MOC and surveys leave, for `search`.
 
         Made once and kept for the next question that has the same.
 
         Args:
             where: As `where` takes it; None: all.
             cone: ra_deg, dec_deg, radius_arcsec, as `in_cone` takes them; None: all.
+            moc: Cells of the sky; objects without a position lie in none. None: all.
+            surveys: Objects that have a row of one of these; empty: all.
+            view: In which the surveys' rows are; None: any.
 
         Raises:
-            ValueError: as `where` and `in_cone`.
+            ValueError: as `where` and `in_cone`, or a survey that no row here is of.
         """
 
         def make() -> Filter:
@@ -315,11 +360,16 @@ class Version:
                 made &= Filter.of_keys(self.where(where), num_keys)
             if cone is not None:
                 made &= Filter.of_keys(self.in_cone(*cone)[0], num_keys)
+            if moc is not None:
+                made &= Filter.of_keys(self.in_moc(moc), num_keys)
+            if surveys:
+                made &= Filter.of_keys(self.seen_by(surveys, view=view), num_keys)
             return made
 
-        if where is None and cone is None:
-            return self._everything
-        return self._filters.get((where, cone), make)
+        cells = None if moc is None else moc.to_string(format="ascii")
+        asked = (where, cone, cells, tuple(surveys), view if surveys else None)
+        is_asked = any(each is not None for each in (where, cone, moc)) or bool(surveys)
+        return self._filters.get(asked, make) if is_asked else self._everything
 
     def there(self, view: str) -> Bool[ndarray, " key"]:
         """Which objects, by key, have a row in a view; of "any" those that are in the table."""

@@ -221,9 +221,9 @@ def test_within_an_arcminute_of_an_object_is_inside(
     near = there.directional_offset_by(angle * units.rad, distance * units.arcsec)
     moc = footprint(np.array([place[0]]), np.array([place[1]]))
 
-    assert covers(moc, float(near.ra.deg), float(near.dec.deg))
+    assert covers(moc, np.array([near.ra.deg]), np.array([near.dec.deg]))[0]
     far = there.directional_offset_by(angle * units.rad, 30 * units.arcmin)
-    assert not covers(moc, float(far.ra.deg), float(far.dec.deg))
+    assert not covers(moc, np.array([far.ra.deg]), np.array([far.dec.deg]))[0]
 
 
 def test_a_footprint_comes_back(tmp_path: Path) -> None:

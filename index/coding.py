@@ -179,25 +179,35 @@ def measure(view: str, lives: Sequence[Live], codec_hash: str, *, seed: int = 0)
         seed: Of the rows drawn.
     """
     rng = np.random.default_rng(seed)
-    lives = [live for live in lives if live.segment.num_rows]
     pool, pool_keys = _sample(lives, _POOL_ROWS, rng)
     chosen = np.sort(rng.choice(len(pool), min(NUM_QUERIES, len(pool)), replace=False))
-    everything = Filter()
-
-    def truth(vectors: ndarray, own: ndarray) -> tuple[Queries, ndarray]:
-        found = find(vectors, lives, k=max(recall.DEPTHS) + 1, chosen=everything)
-        others = recall.without(found.keys, own)[:, : max(recall.DEPTHS)]
-        best = np.where(found.keys[:, 0] == own, found.scores[:, 1], found.scores[:, 0])
-        return Queries(vectors, others, own), best
+    rows, best = _truth(lives, pool[chosen], pool_keys[chosen])
+    turned = recall.directions(pool, NUM_QUERIES, seed=seed)
+    along, _ = _truth(lives, turned, np.full(len(turned), -1))
 
     def candidates(vectors: ndarray, num: int, effort: Effort) -> ndarray:
-        return find(vectors, lives, k=num, chosen=everything, effort=effort).keys
+        return find(vectors, lives, k=num, chosen=Filter(), effort=effort).keys
 
-    rows, best = truth(pool[chosen], pool_keys[chosen])
-    turned = recall.directions(pool, NUM_QUERIES, seed=seed)
-    along, _ = truth(turned, np.full(len(turned), -1))
     return recall.measure(
         view, candidates, rows, along,
         near=float(np.quantile(best, 0.01)), codec_hash=codec_hash,
         num_rows=sum(live.num_rows for live in lives),
     )  # fmt: skip
+
+
+def recall_again(lives: Sequence[Live], effort: Effort, *, seed: int) -> float:
+    """recall@10 of an effort, on other rows than a curve of another seed was measured on."""
+    vectors, keys = _sample(lives, NUM_QUERIES, np.random.default_rng(seed))
+    queries, _ = _truth(lives, vectors, keys)
+    found = find(vectors, lives, k=11, chosen=Filter(), effort=effort)
+    return recall.recall_of(recall.without(found.keys, keys)[:, :10], queries.neighbours[:, :10])
+
+
+def _truth(
+    lives: Sequence[Live], vectors: Float32[ndarray, "query dim"], own: Int64[ndarray, " query"]
+) -> tuple[Queries, Float32[ndarray, " query"]]:
+    """Queries with what an exact scan finds but themselves, and the best score of each."""
+    found = find(vectors, lives, k=max(recall.DEPTHS) + 1, chosen=Filter())
+    others = recall.without(found.keys, own)[:, : max(recall.DEPTHS)]
+    best = np.where(found.keys[:, 0] == own, found.scores[:, 1], found.scores[:, 0])
+    return Queries(vectors, others, own), best

@@ -226,7 +226,7 @@ def rollback_command(
 
 @commands.command("verify")
 def verify_command(sky: SkyFolder) -> None:
-    """Read every file of every version and compare it with its checksum.
+    """Compare every file of every version with its checksum; measure recall again.
 
     Example: skykin verify my_sky
     """
@@ -238,6 +238,8 @@ def verify_command(sky: SkyFolder) -> None:
         typer.echo(f"{problem.file}: {problem.reason}", err=True)
     if report.problems:
         raise VersionCorrupt(f"{sky}: {len(report.problems)} of {report.num_files:,} files damaged")
+    for view, recall in report.recall.items():
+        typer.echo(f"recall@10 of view {view}, measured again: {recall:.4f}")
     typer.echo(
         f"{sky}: {report.num_files:,} files of {len(report.versions)} versions are whole, "
         f"{report.num_bytes / 2**20:,.1f} MiB"

@@ -7,14 +7,18 @@ version open keeps it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from index import disk
+from index.coding import recall_again
 from index.errors import VersionCorrupt
 from index.manifest import FileRecord, Manifest, SkyHead, read_head, read_manifest
+from index.recall import DEFAULT_RECALL
 from index.version import Version
+
+MAX_LOST_RECALL = 0.03  # of two measurements on a few hundred rows
 
 __all__ = [
     "Problem",
@@ -58,6 +62,7 @@ class VerifyReport:
     num_files: int
     num_bytes: int
     problems: tuple[Problem, ...]
+    recall: Mapping[str, float]  # recall@10 of each view with a codec, measured now
 
 
 def current_number(sky: Path) -> int:
@@ -148,9 +153,12 @@ def rollback(sky: Path, number: int | None = None) -> int:
 def verify(sky: Path, *, progress: Callable[[str, int, int], None] | None = None) -> VerifyReport:
     """Read every file of every version, and of the store, and compare it with its checksum.
 
+    Where all of the published version is as it was written, its recall is measured again, on other
+    rows than when it was written.
+
     Args:
         sky: Folder of the sky.
-        progress: Called with "checking", files done, files in all.
+        progress: Called with "checking" or "recall", how many are done, how many there are.
 
     Raises:
         NotASky: the folder is missing or foreign.
@@ -195,8 +203,31 @@ def verify(sky: Path, *, progress: Callable[[str, int, int], None] | None = None
             problems[file] = f"expected {record.num_bytes:,} bytes, got {size:,}"
         elif disk.sha256_of(path) != record.sha256:
             problems[file] = "its content has changed: the checksum does not hold"
+    recall = {} if problems else _measured(sky, problems, progress)
     listed = tuple(Problem(file, reason) for file, reason in sorted(problems.items()))
-    return VerifyReport(tuple(found), len(expected), num_bytes, listed)
+    return VerifyReport(tuple(found), len(expected), num_bytes, listed, recall)
+
+
+def _measured(
+    sky: Path, problems: dict[str, str], progress: Callable[[str, int, int], None] | None
+) -> dict[str, float]:
+    """recall@10 of the published version at the default, by view; lost recall is a problem."""
+    version = open_version(sky)
+    measured: dict[str, float] = {}
+    for done, curve in enumerate(version.manifest.curves):
+        if progress:
+            progress("recall", done, len(version.manifest.curves))
+        effort = curve.effort(DEFAULT_RECALL, direction=False)
+        lives = [live for live in version.segments if live.segment.view == curve.view]
+        reached = 1.0 if effort is None else recall_again(lives, effort, seed=version.number)
+        written = curve.recall_at_10(DEFAULT_RECALL)
+        if reached < written - MAX_LOST_RECALL:
+            problems[f"versions/{version.number}/manifest.json"] = (
+                f"recall@10 of view {curve.view} was {written:.4f} when it was measured and is "
+                f"{reached:.4f}: `skykin reindex` makes its codes anew"
+            )
+        measured[curve.view] = reached
+    return measured
 
 
 def _files_of(sky: Path, manifest: Manifest, problems: dict[str, str]) -> dict[str, FileRecord]:

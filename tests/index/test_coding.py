@@ -17,7 +17,7 @@ from index.codec import IndexConfig, read_index_config
 from index.compacting import compact, reindex
 from index.errors import VersionCorrupt
 from index.filtering import Filter
-from index.manifest import read_head, write_head
+from index.manifest import read_head, read_manifest, write_head
 from index.versions import Version, current_number, open_version, verify
 from tests.index.conftest import Builder, write_cutout
 
@@ -148,6 +148,20 @@ def test_codecs_are_chosen_anew_without_embedding(sky: Path, queries: ndarray) -
     assert verify(sky).problems == ()
 
 
+def test_verify_measures_recall_again(sky: Path) -> None:
+    report = verify(sky)
+    manifest = read_manifest(sky, 1)
+    (curve,) = manifest.curves
+
+    assert report.problems == ()
+    assert report.recall["image"] == pytest.approx(curve.recall_at_10(0.98), abs=0.02)
+    poor = curve.rows[0].model_copy(update={"num_probes": 1, "depth": 1, "recall_at_10": 0.99})
+    lost = manifest.model_copy(update={"curves": (curve.model_copy(update={"rows": (poor,)}),)})
+    disk.write_json(sky / "versions/1/manifest.json", lost.model_dump(mode="json"))
+    (problem,) = verify(sky).problems
+    assert "recall@10 of view image was 0.9900" in problem.reason
+
+
 def test_a_sky_may_be_told_to_search_exactly(sky: Path, queries: ndarray) -> None:
     manifest = reindex(sky, IndexConfig(exact_rows=20_000))
 
@@ -199,20 +213,20 @@ def test_builds_carry_a_codec_on_until_it_is_outgrown(
         return open_version(sky)
 
     small = open_version(sky)
-    coded, grown, outgrown = add(4, 40), add(40, 43), add(43, 160)
+    coded, grown, outgrown = add(4, 30), add(30, 33), add(33, 100)
 
     assert small.manifest.codecs == ()
     assert grown.manifest.codecs == coded.manifest.codecs
     assert grown.manifest.curves[0].num_changed == 3
     assert grown.manifest.curves[0].rows == coded.manifest.curves[0].rows
     assert outgrown.manifest.codecs != coded.manifest.codecs
-    assert outgrown.manifest.curves[0].num_rows == 160
+    assert outgrown.manifest.curves[0].num_rows == 100
     hashes = {(live.segment.view, live.segment.codec_hash) for live in outgrown.segments}
     assert sorted(view for view, _ in hashes) == ["image", "joint"]
     compact(sky)
     together = open_version(sky)
     assert together.manifest.codecs == outgrown.manifest.codecs
-    assert [live.segment.num_rows for live in together.segments] == [160, 160]
+    assert [live.segment.num_rows for live in together.segments] == [100, 100]
     for each in (coded, grown, outgrown, together):
         vectors = each.vectors(each.table["object_key"].to_numpy()[:20], "image")
         assert recall_of(each, vectors, k=3) >= 0.9

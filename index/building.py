@@ -17,10 +17,17 @@ from pathlib import Path
 from index import disk
 from index.embedding import Progress
 from index.errors import DiskFull
-from index.manifest import FORMAT, SkyHead, write_encoder, write_head
+from index.manifest import FORMAT, SkyHead, write_head
 from index.notes import worded
 from index.precision import checked
-from index.reference import encoder_name, head_of, is_empty, local_name, reference_of
+from index.reference import (
+    encoder_name,
+    head_of,
+    is_empty,
+    local_name,
+    reference_of,
+    write_down,
+)
 from index.updating import Update, find_base
 from index.versions import publish
 from training import encoder as encoders
@@ -103,8 +110,7 @@ def build(
                 write_head(sky, SkyHead(format=FORMAT, encoder=reference))
             update = Update(sky, find_base(sky), reference, loaded, local, num_workers, progress)
             report = _run(update, survey, files)
-            if head is not None and head.encoder != update.encoder:
-                write_encoder(sky, update.encoder)
+            write_down(sky, update.encoder)
     return replace(report, seconds=time.monotonic() - started)
 
 

@@ -72,12 +72,16 @@ def find_changes(
     base: Version | None,
     next_key: int,
     gone: Collection[str] = (),
+    anew: bool = False,
 ) -> Changes:
     """Sort out what was read (columns of objects.as_rows) against the version before.
 
-    Files in `gone` count as gone, also where they are still on disk.
+    Files in `gone` count as gone, also where they are still on disk. `anew`: of the version before
+    only the objects go on, all its rows go.
     """
     changes = Changes(None, np.empty(0, np.int64), {}, next_key)
+    if anew and base is not None:
+        changes.replaced = np.arange(base.all_rows.num_rows)
     if read is None:
         return changes
     read = read.take(pc.sort_indices(read["file"]))  # stable: the order within a file stays
@@ -97,13 +101,14 @@ def find_changes(
         if before is not None and before.row["source"] != row["source"]:
             there = before.row["source"]
             moved = there in read_again and (*identity, there) not in read_from
+            moved = moved or (anew and there not in read_again)
             if there not in gone and os.path.exists(there) and not moved:
                 _leave_out(changes, row, there)
                 continue
         first[identity] = row["source"]
         changes.num_rows[row["file"]] = changes.num_rows.get(row["file"], 0) + 1
         if before is not None:
-            if all(before.row[name] == row[name] for name in _KNOWN):
+            if not anew and all(before.row[name] == row[name] for name in _KNOWN):
                 continue
             replaced.extend(before.lines)
         same_name = before is not None and before.row["object_id"] == row["object_id"]
@@ -116,7 +121,8 @@ def find_changes(
             names.keys[name] = key
         accepted.append(i)
         keys.append(key)
-    changes.replaced = np.array(sorted(replaced), np.int64)
+    if not anew:
+        changes.replaced = np.array(sorted(replaced), np.int64)
     if accepted:
         table = read.take(pa.array(accepted)).drop_columns(["file"])
         changes.rows = table.add_column(0, "object_key", pa.array(keys, pa.int64()))

@@ -92,13 +92,16 @@ class _Known:
         return None if place is None else self.table["sha256"][place].as_py()
 
 
-def compare(sources: Sequence[Source], *, sky: Path, inputs: Path | None) -> Comparison:
+def compare(
+    sources: Sequence[Source], *, sky: Path, inputs: Path | None, anew: bool = False
+) -> Comparison:
     """Look at every source.
 
     Args:
         sources: All there are.
         sky: Its own files are none of a survey's.
         inputs: Input manifest of the version before; None: there is none.
+        anew: Every file is to be read, also where nothing in it changed.
 
     Raises:
         VersionCorrupt: the input manifest is damaged.
@@ -116,9 +119,13 @@ def compare(sources: Sequence[Source], *, sky: Path, inputs: Path | None) -> Com
             out.append(source)
     gone, more = _gone(sources, out, listed, known)
     outages += more
-    changed = [key for key in listed if not _same(key, known)]
-    touched = {path for _, path in gone} | {path for _, path in changed}
-    changed += [key for key in _left_out_for(touched, known) if key in listed]
+    touched: set[str] = set()
+    if anew:
+        changed = list(listed)
+    else:
+        changed = [key for key in listed if not _same(key, known)]
+        touched = {path for _, path in gone} | {path for _, path in changed}
+        changed += [key for key in _left_out_for(touched, known) if key in listed]
     return Comparison(
         parts=_parts(list(dict.fromkeys(changed)), touched, known),
         gone=frozenset(gone),
@@ -186,14 +193,15 @@ def _gone(
 
 def _why_unclear(path: str, root: str, empty: dict[str, str | None]) -> tuple[str, str] | None:
     """Place and reason where it cannot be said that a file is gone."""
+    folder = os.path.dirname(path)
     try:
         os.stat(path)
-        return None  # still there, but the source does not list it any more
+        # else it is still there, but the source does not list it any more
+        return (folder, closed) if (closed := _why_closed(folder)) else None
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        return os.path.dirname(path), f"its files cannot be asked for: {error.strerror}"
-    folder = os.path.dirname(path)
+        return folder, f"its files cannot be asked for: {error.strerror}"
     while folder.startswith(_below(root)) and not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     if folder not in empty:
@@ -210,6 +218,14 @@ def _why_empty(folder: str) -> str | None:
     except OSError as error:
         return f"cannot be listed: {error.strerror}"
     return None
+
+
+def _why_closed(folder: str) -> str | None:
+    try:
+        with os.scandir(folder):
+            return None
+    except OSError as error:
+        return f"cannot be listed: {error.strerror}"
 
 
 def _same(key: InputKey, known: _Known) -> bool:

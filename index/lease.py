@@ -50,7 +50,8 @@ def hold(version: Path, owner: object) -> None:
 def alone(version: Path) -> Iterator[bool]:
     """Whether nobody reads the version; while this lasts, nobody begins to."""
     try:
-        descriptor = os.open(version / "manifest.json", os.O_RDONLY)
+        # for writing: where flock is made of other locks, as on NFS, a lock of one's own needs it
+        descriptor = os.open(version / "manifest.json", os.O_RDWR)
     except FileNotFoundError:
         yield True
         return

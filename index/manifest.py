@@ -140,11 +140,6 @@ def write_head(sky: Path, head: SkyHead) -> None:
     disk.write_json(sky / "sky.json", head.model_dump(mode="json"))
 
 
-def write_encoder(sky: Path, encoder: EncoderReference) -> None:
-    """Change the encoder that sky.json names, and nothing else of it."""
-    write_head(sky, read_head(sky).model_copy(update={"encoder": encoder}))
-
-
 def read_manifest(sky: Path, number: int) -> Manifest:
     """Read the manifest of a version; VersionCorrupt names what is wrong with it."""
     path = sky / "versions" / str(number) / "manifest.json"

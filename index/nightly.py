@@ -3,6 +3,9 @@
 What is new or changed is embedded, what is gone goes: only here, as only here all sources are
 known. When nothing changed, no table is read and nothing is published. Killed at any instant it
 leaves the published version whole, and the next run goes on where it stopped.
+
+Where the settings name another encoder than the sky's, everything is embedded again beside the
+published version, which is followed only when the new one is whole and passes the gates.
 """
 
 from __future__ import annotations
@@ -25,14 +28,21 @@ from index.comparison import Comparison, compare
 from index.embedding import Progress
 from index.errors import GateRefused, RecallTooLow, VersionCorrupt
 from index.evaluation import read_labels
-from index.gates import Gate, removal_gates, version_gates
+from index.gates import Gate, reach_gate, removal_gates, version_gates
 from index.manifest import FORMAT, Manifest, SkyHead, write_head
 from index.nightly_config import NightlyConfig
 from index.nightly_report import LISTED, Named, NightlyReport, Outcome, write_report
 from index.notes import worded
 from index.precision import checked
 from index.pruning import Pruned, prune, remove_versions
-from index.reference import encoder_name, head_of, is_empty, local_name, reference_of
+from index.reference import (
+    encoder_name,
+    head_of,
+    is_empty,
+    local_name,
+    reference_of,
+    write_down,
+)
 from index.saved_searches import NewNear, SavedSearch, new_near, read_saved
 from index.updating import Base, Draft, Update, find_base
 from index.version import Version
@@ -52,7 +62,8 @@ def nightly(sky: Path, config: NightlyConfig, *, progress: Progress | None = Non
         ValueError: a setting is wrong, or a new sky finds no usable object.
         NotASky: the folder holds something else.
         SkyBusy: a build or another nightly runs.
-        EncoderMismatch: the sky was made with another encoder.
+        EncoderMismatch: the sky's encoder is another than the one found by its name, and the
+            settings name none.
         VersionCorrupt: the published version is damaged.
         GateRefused: a gate did not let the new version pass (RecallTooLow: that of recall); it is
             taken away, what was published stays, and the report is written.
@@ -104,6 +115,17 @@ class _Night:
             return self._end("unchanged", found, None, version.manifest)
         with self._stage("load the encoder"):
             update = self._update()
+        gates: list[Gate] = []
+        if update.is_anew:
+            with self._stage("compare"):
+                found = compare(self.config.places(), sky=self.sky, inputs=inputs, anew=True)
+            self.notes.append(
+                f"the encoder is another ({update.encoder.name}): everything is embedded again; "
+                "cosines and saved vectors of the one before mean nothing to it"
+            )
+            gates.append(reach_gate(found.outages))
+            if not gates[0].passed:
+                return self._end("refused", found, None, None, gates)
         with self._stage("embed"):
             draft = update.prepare(found.parts, removes=True, gone=found.gone)
         if version is None and draft.changes.rows is None:
@@ -114,7 +136,6 @@ class _Night:
         self.notes += draft.notes
         if version is not None and draft.unchanged:
             return self._end("unchanged", found, draft, version.manifest)
-        gates: list[Gate] = []
         if version is not None:
             share = self.config.max_removed_share
             gates += removal_gates(version, draft, max_removed_share=share)
@@ -133,8 +154,6 @@ class _Night:
             remove_versions(self.sky, [manifest.number])
             return self._end("refused", found, draft, None, gates)
         publish(self.sky, manifest.number)
-        if self.head is not None and self.head.encoder != update.encoder:
-            write_head(self.sky, SkyHead(format=FORMAT, encoder=update.encoder))
         return self._end("published", found, draft, manifest, gates)
 
     def _nothing_to_do(self, found: Comparison) -> bool:
@@ -154,11 +173,22 @@ class _Night:
         local = local_name(name)
         own = checked("float32" if self.head is None else self.head.encoder.precision)
         loaded = encoders.load(local, precision=own)
-        reference = reference_of(name, loaded, self.sky, self.head, precision=own)
+        head = self.head
+        asked = self.config.encoder is not None  # by its name: then another is what is wanted
+        if head is not None and asked and head.encoder.hash != loaded.hash:
+            head = None
+        reference = reference_of(name, loaded, self.sky, head, precision=own)
         if self.head is None or is_empty(self.sky):
             write_head(self.sky, SkyHead(format=FORMAT, encoder=reference))
         return Update(
-            self.sky, self.base, reference, loaded, local, self.config.num_workers, self.progress
+            self.sky,
+            self.base,
+            reference,
+            loaded,
+            local,
+            self.config.num_workers,
+            self.progress,
+            may_begin_anew=asked,
         )
 
     def _end(
@@ -176,6 +206,8 @@ class _Night:
         if version is not None and not self.base.is_published and outcome != "published":
             publish(self.sky, version.number)
             self.notes.append(f"CURRENT was lost: version {version.number} is published again")
+        if outcome != "refused" and after is not None:
+            write_down(self.sky, after.encoder)
         near: tuple[NewNear, ...] = ()
         if outcome == "published" and self.searches and draft is not None and after is not None:
             with self._stage("saved searches"):
@@ -244,7 +276,7 @@ class _Night:
     def _stage(self, name: str) -> Iterator[None]:
         began = time.monotonic()
         yield
-        self.seconds[name] = time.monotonic() - began
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
 
 def _objects(version: Version | None, draft: Draft | None) -> tuple[Named, Named, Named]:

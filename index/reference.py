@@ -1,4 +1,8 @@
-"""Which encoder a build uses, and what the sky writes down of it."""
+"""Which encoder a build uses, and what the sky writes down of it.
+
+Each version names its encoder; that of the published one is the sky's. sky.json names it too, for
+a sky that has no version yet, and may be a version behind where a run was killed.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,20 @@ import os
 from pathlib import Path
 
 from index import disk, sky_head
-from index.errors import EncoderMismatch, NotASky
-from index.manifest import EncoderReference, SkyHead, read_head
+from index.errors import EncoderMismatch, NotASky, VersionCorrupt
+from index.manifest import EncoderReference, SkyHead, read_head, read_manifest, write_head
+from index.versions import current_number, numbers
 from training import encoder as encoders
 from training import hub
 from training.encoder import Encoder, EncoderNotFound, Precision
 
 
 def head_of(sky: Path) -> SkyHead | None:
-    """What sky.json says; None for a folder that is not there or empty."""
+    """The sky's own encoder; None for a folder that is not there or empty.
+
+    Raises:
+        NotASky: the folder holds something else.
+    """
     if not sky.exists():
         return None
     if sky.is_dir():
@@ -27,7 +36,27 @@ def head_of(sky: Path) -> SkyHead | None:
             f"expected a new or empty folder or a sky, but {sky} holds something else: "
             "name another folder"
         )
-    return read_head(sky)
+    head = read_head(sky)
+    known = numbers(sky)
+    try:
+        number = current_number(sky)
+    except VersionCorrupt:
+        number = -1
+    if number in known:  # else the newest that is whole, as updating.find_base has it
+        known = [number]
+    for number in reversed(known):
+        try:
+            return head.model_copy(update={"encoder": read_manifest(sky, number).encoder})
+        except VersionCorrupt:
+            continue
+    return head
+
+
+def write_down(sky: Path, encoder: EncoderReference) -> None:
+    """Make sky.json name the encoder of the published version, where it does not."""
+    head = read_head(sky)
+    if head.encoder != encoder:
+        write_head(sky, head.model_copy(update={"encoder": encoder}))
 
 
 def is_empty(sky: Path) -> bool:
@@ -73,7 +102,7 @@ def reference_of(
         raise EncoderMismatch(
             f"{sky} was made with the encoder {head.encoder.name!r} ({head.encoder.hash[:12]}), "
             f"not with {name!r} ({loaded.hash[:12]}), and vectors of two encoders do not compare: "
-            "build a new sky"
+            "build a new sky, or name the encoder in the TOML of a nightly, which embeds all again"
         )
     if head is not None and not loaded.head_hash and head.encoder.head_hash:
         sky_head.attach(sky, loaded, head.encoder)

@@ -29,16 +29,17 @@ from index.embedding import (
     choose_workers,
     embed_files,
 )
-from index.errors import VersionCorrupt
+from index.errors import EncoderMismatch, VersionCorrupt
 from index.inputs import Input, read_inputs
 from index.joint_rows import RowPlan, plan_rows
-from index.manifest import EncoderReference, Manifest, read_manifest, write_encoder
+from index.manifest import EncoderReference, Manifest, read_manifest
 from index.precision import Agreement, checked, measure
+from index.reference import write_down
 from index.removals import InputKey, Removals, find_removals
 from index.store import Store
 from index.vectors import add_vectors
 from index.versions import Version, current_number, numbers
-from index.writing import VersionWriter
+from index.writing import VersionWriter, labelled
 from training.encoder import Encoder, Precision
 from training.observations import Skipped
 from training.surveys import companions
@@ -112,11 +113,18 @@ class Update:
     local: str  # what it is loaded from
     num_workers: int | None
     progress: Progress | None
+    may_begin_anew: bool = False  # all files there are will be read, so no row need go on
 
     @cached_property
     def store(self) -> Store:
         """The vectors of the encoder."""
         return Store(self.sky / "store", encoder_hash=self.encoder.hash)
+
+    @property
+    def is_anew(self) -> bool:
+        """Whether the version before is of another encoder."""
+        version = self.base.version
+        return version is not None and version.encoder.hash != self.encoder.hash
 
     @cached_property
     def inputs(self) -> dict[InputKey, Input]:
@@ -148,11 +156,23 @@ class Update:
     ) -> Draft:
         """Read and embed; find out what comes, changes and goes.
 
+        Where the encoder is another than that of the version before, `parts` are all files there
+        are, and no row of that version goes on.
+
         Args:
             parts: What to look at; numbers of files are unique over all of them.
             removes: Rows go that their file does not hold any more, and those of `gone`.
             gone: Files that are gone.
+
+        Raises:
+            EncoderMismatch: the version before is of another encoder, and only some files are read.
         """
+        if self.is_anew and not self.may_begin_anew:
+            raise EncoderMismatch(
+                f"the published version of {self.sky} was made with another encoder than "
+                f"{self.encoder.name!r} ({self.encoder.hash[:12]}), and vectors of two encoders "
+                "do not compare"
+            )
         job, job_of_joints, agreement = self._agreed(parts)
         files: dict[InputKey, ReadFile] = {}
         readings: list[Reading] = []
@@ -171,10 +191,14 @@ class Update:
         rows = pa.concat_tables(tables, promote_options="permissive") if tables else None
         base = self.base.version
         changes = find_changes(
-            rows, base=base, next_key=self._next_key(), gone={path for _, path in gone}
+            rows,
+            base=base,
+            next_key=self._next_key(),
+            gone={path for _, path in gone},
+            anew=self.is_anew,
         )
         removals = Removals(np.empty(0, np.int64), {})
-        if removes and base is not None:
+        if removes and base is not None and not self.is_anew:
             removals = find_removals(base, gone=gone, read=rows, files=files, inputs=self.inputs)
             changes.removed = removals.lines
         inputs, skipped = self._account(parts, files, changes, gone, removals)
@@ -186,6 +210,10 @@ class Update:
             num_workers=self.num_workers,
             progress=self.progress,
         )
+        if self.is_anew and base is not None:
+            without = rows_without(base.all_rows, plan.new)
+            every = np.arange(base.all_rows.num_rows)
+            changes.replaced, changes.removed = np.setdiff1d(every, without), without
         head_notes = self._complete_head(plan.new)
         unchanged = not plan.new and not plan.gone.any() and inputs == self.inputs
         below_range: Counter[str] = sum((each.below_range for each in readings), Counter())
@@ -219,7 +247,8 @@ class Update:
         notes = sky_head.complete(self.sky, self.loaded, self.store, rows)
         if self.loaded.head_hash != self.encoder.head_hash:
             self.encoder = self.encoder.model_copy(update={"head_hash": self.loaded.head_hash})
-            write_encoder(self.sky, self.encoder)
+            if self.base.version is None:  # else the version names it, see reference.head_of
+                write_down(self.sky, self.encoder)
         return notes
 
     def _agreed(self, parts: Sequence[SurveyFiles]) -> tuple[Job, Job, Agreement]:
@@ -254,8 +283,13 @@ class Update:
         return other, other if "joint" in views else job, agreement
 
     def _next_key(self) -> int:
-        """Above every key that any version gave, also one that was rolled back."""
-        given = [read_manifest(self.sky, each).next_object_key for each in numbers(self.sky)]
+        """Above every key that any version gave, also one that was rolled back.
+
+        Versions before the base gave none above its own.
+        """
+        version = self.base.version
+        there = [each for each in numbers(self.sky) if version is None or each >= version.number]
+        given = [read_manifest(self.sky, each).next_object_key for each in there]
         return max(given, default=0)
 
     def _account(
@@ -326,6 +360,15 @@ class Update:
             if source in wanted
         }
         return left & set(silent)
+
+
+def rows_without(rows: pa.Table, new: Mapping[str, pa.Table]) -> Int64[ndarray, " n"]:
+    """Lines of Version.all_rows, of an encoder before, that no new row stands in for."""
+    names = ["object_key", "view", "survey", "release", "source_id"]
+    old = rows.select(names).append_column("line", pa.array(np.arange(rows.num_rows)))
+    for view, table in new.items():
+        old = old.join(labelled(table, view).select(names), keys=names, join_type="left anti")
+    return np.sort(old["line"].to_numpy())
 
 
 def lines_removed(changes: Changes) -> Int64[ndarray, " n"]:

@@ -92,7 +92,16 @@ def open_version(sky: Path, number: int | None = None) -> Version:
     """
     sky = Path(sky)
     read_head(sky)
-    return Version(sky, current_number(sky) if number is None else number)
+    if number is not None:
+        return Version(sky, number)
+    while True:
+        published = current_number(sky)
+        try:
+            return Version(sky, published)
+        except VersionCorrupt:
+            # another may have been published meanwhile, and this one pruned
+            if current_number(sky) == published:
+                raise
 
 
 def numbers(sky: Path) -> list[int]:
@@ -167,6 +176,7 @@ def verify(sky: Path, *, progress: Callable[[str, int, int], None] | None = None
     problems: dict[str, str] = {}
     expected: dict[str, FileRecord] = {}
     found = numbers(sky)
+    encoders: set[str] = set()
     head: SkyHead | None = None
     try:
         head = read_head(sky)
@@ -181,11 +191,12 @@ def verify(sky: Path, *, progress: Callable[[str, int, int], None] | None = None
     for number in found:
         try:
             manifest = read_manifest(sky, number)
-            if head is not None and manifest.encoder.hash != head.encoder.hash:
-                problems["sky.json"] = f"names another encoder than version {number}"
+            encoders.add(manifest.encoder.hash)
             expected.update(_files_of(sky, manifest, problems))
         except VersionCorrupt as error:
             problems[f"versions/{number}/manifest.json"] = str(error)
+    if head is not None and encoders and head.encoder.hash not in encoders:
+        problems["sky.json"] = "names an encoder that no version was made with"
     for part in sorted((sky / "store").glob("*/*/*/")):
         if not part.name.startswith(disk.TEMPORARY):
             expected.update(_files_of_part(sky, part, problems))

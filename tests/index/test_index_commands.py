@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from index import disk
 from index.commands import commands
 from index.errors import GateRefused, NotASky, VersionCorrupt
 from tests.index.conftest import write_cutout
@@ -97,7 +98,7 @@ def test_a_nightly_says_what_it_did_and_a_refused_one_why(
     assert isinstance(done.exception, GateRefused)  # exit code 3, see app.cli
     document = json.loads(done.stdout)
     assert (document["outcome"], document["version"]) == ("refused", 1)
-    assert document == json.loads((sky / "nightly" / "000002.json").read_text()) | document
+    assert document == disk.read_json(sky / "nightly" / "000002.json")
     assert [gate["name"] for gate in document["gates"] if not gate["passed"]] == [
         "removed rows",
         "removed rows of view image",

@@ -28,6 +28,7 @@ from index.reference import (
     reference_of,
     write_down,
 )
+from index.unproved import withdraw
 from index.updating import Update, find_base
 from index.versions import publish
 from training import encoder as encoders
@@ -106,6 +107,7 @@ def build(
         sky.mkdir(parents=True, exist_ok=True)
         with disk.only_writer(sky):
             disk.remove_leftovers(sky)
+            withdraw(sky)
             if is_new:
                 write_head(sky, SkyHead(format=FORMAT, encoder=reference))
             update = Update(sky, find_base(sky), reference, loaded, local, num_workers, progress)

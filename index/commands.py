@@ -237,7 +237,8 @@ def verify_command(sky: SkyFolder) -> None:
     for problem in report.problems:
         typer.echo(f"{problem.file}: {problem.reason}", err=True)
     if report.problems:
-        raise VersionCorrupt(f"{sky}: {len(report.problems)} of {report.num_files:,} files damaged")
+        text = f"{sky}: {len(report.problems)} of {report.num_files:,} files damaged"
+        raise VersionCorrupt(f"{text}; {report.advice}" if report.advice else text)
     for view, recall in report.recall.items():
         typer.echo(f"recall@10 of view {view}, measured again: {recall:.4f}")
     typer.echo(

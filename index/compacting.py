@@ -16,6 +16,7 @@ from index.codec import IndexConfig
 from index.embedding import Progress
 from index.inputs import read_inputs
 from index.manifest import Manifest, read_head, write_head
+from index.unproved import withdraw
 from index.versions import Version, open_version, publish
 from index.writing import VersionWriter
 
@@ -46,6 +47,7 @@ def compact(sky: Path, *, progress: Progress | None = None) -> CompactReport:
     read_head(sky)
     with explained(sky), disk.only_writer(sky):
         disk.remove_leftovers(sky)
+        withdraw(sky)
         base = open_version(sky)
         before = base.manifest
         again = compaction.due(before.segments, fanout=2)
@@ -80,6 +82,7 @@ def reindex(
     head = read_head(sky)
     with explained(sky), disk.only_writer(sky):
         disk.remove_leftovers(sky)
+        withdraw(sky)
         if config is not None:
             write_head(sky, head.model_copy(update={"index": config}))
         try:

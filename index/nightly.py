@@ -34,7 +34,7 @@ from index.nightly_config import NightlyConfig
 from index.nightly_report import LISTED, Named, NightlyReport, Outcome, write_report
 from index.notes import worded
 from index.precision import checked
-from index.pruning import Pruned, prune, remove_versions
+from index.pruning import Pruned, prune, sweep
 from index.reference import (
     encoder_name,
     head_of,
@@ -44,6 +44,7 @@ from index.reference import (
     write_down,
 )
 from index.saved_searches import NewNear, SavedSearch, new_near, read_saved
+from index.unproved import unproved, withdraw
 from index.updating import Base, Draft, Update, find_base
 from index.version import Version
 from index.versions import open_version, publish
@@ -78,6 +79,7 @@ def nightly(sky: Path, config: NightlyConfig, *, progress: Progress | None = Non
         sky.mkdir(parents=True, exist_ok=True)
         with disk.only_writer(sky):
             disk.remove_leftovers(sky)
+            withdraw(sky)
             night = _Night(sky, config, head, searches, progress, find_base(sky))
             report = night.run()
             file = write_report(sky, report)
@@ -141,19 +143,19 @@ class _Night:
             gates += removal_gates(version, draft, max_removed_share=share)
         if not all(gate.passed for gate in gates):
             return self._end("refused", found, draft, None, gates)
-        with self._stage("write"):
-            manifest, more = update.write(draft)
-            self.notes += more
-        with self._stage("gates"):
-            try:
+        with unproved(self.sky):
+            with self._stage("write"):
+                manifest, more = update.write(draft)
+                self.notes += more
+            with self._stage("gates"):
                 gates += version_gates(self.sky, version, draft, manifest, self.config)
-            except BaseException:
-                remove_versions(self.sky, [manifest.number])
-                raise
-        if not all(gate.passed for gate in gates):
-            remove_versions(self.sky, [manifest.number])
+            passed = all(gate.passed for gate in gates)
+            if passed:
+                publish(self.sky, manifest.number)
+        if not passed:
+            with self._pruning():
+                sweep(self.sky)
             return self._end("refused", found, draft, None, gates)
-        publish(self.sky, manifest.number)
         return self._end("published", found, draft, manifest, gates)
 
     def _nothing_to_do(self, found: Comparison) -> bool:
@@ -262,15 +264,20 @@ class _Night:
         return new_near(open_version(self.sky, number), self.searches, new)
 
     def _prune(self) -> Pruned | None:
-        try:
+        with self._pruning():
             return prune(
                 self.sky,
                 keep_versions=self.config.keep_versions,
                 keep_days=self.config.keep_days,
             )
+        return None
+
+    @contextmanager
+    def _pruning(self) -> Iterator[None]:
+        try:
+            yield
         except VersionCorrupt as error:  # an old version that is damaged must not end the night
             self.notes.append(f"nothing was pruned: {error}")
-            return None
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -68,11 +67,6 @@ def prune(
         for number in there
         if number not in kept and datetime.fromisoformat(manifests[number].built_at_utc) <= oldest
     ]
-    return remove_versions(sky, due)
-
-
-def remove_versions(sky: Path, due: Collection[int]) -> Pruned:
-    """Take away versions that nobody reads, and every file that is no version's."""
     gone, held = [], []
     for number in due:
         folder = sky / "versions" / str(number)
@@ -80,18 +74,26 @@ def remove_versions(sky: Path, due: Collection[int]) -> Pruned:
             if not is_alone:
                 held.append(number)
                 continue
-            # in one step, so that no reader ever finds half of it
-            out = folder.with_name(f"{disk.TEMPORARY}{uuid.uuid4().hex[:12]}")
-            os.rename(folder, out)
-            flush(folder.parent)
-        shutil.rmtree(out)
+            take_away(folder)
         gone.append(number)
-    num_files, num_bytes = _sweep(sky)
+    num_files, num_bytes = sweep(sky)
     return Pruned(tuple(gone), tuple(held), num_files, num_bytes)
 
 
-def _sweep(sky: Path) -> tuple[int, int]:
-    """Take away what no version has; gives files and bytes."""
+def take_away(version: Path) -> None:
+    """Remove the folder of a version, in one step, so that no reader ever finds half of it."""
+    out = version.with_name(f"{disk.TEMPORARY}{uuid.uuid4().hex[:12]}")
+    os.rename(version, out)
+    flush(version.parent)
+    shutil.rmtree(out)
+
+
+def sweep(sky: Path) -> tuple[int, int]:
+    """Take away what no version has; gives files and bytes. The caller holds the sky's lock.
+
+    Raises:
+        VersionCorrupt: a manifest cannot be read: nothing is taken away.
+    """
     segments = set[str]()
     files = set[str]()
     codecs = set[str]()

@@ -35,6 +35,9 @@ __all__ = [
 ]
 
 
+UNPROVED = "unproved"  # file
+
+
 @dataclass(frozen=True, slots=True)
 class VersionSummary:
     """One line of `skykin versions`."""
@@ -63,6 +66,18 @@ class VerifyReport:
     num_bytes: int
     problems: tuple[Problem, ...]
     recall: Mapping[str, float]  # recall@10 of each view with a codec, measured now
+    published: int | None  # None: CURRENT names no version that is there
+    damaged: tuple[int, ...]  # versions that a problem is in; problems of the store are in none
+
+    @property
+    def advice(self) -> str:
+        """What to do where the published version is damaged, else empty."""
+        if self.published in self.versions and self.published not in self.damaged:
+            return ""
+        whole = [each for each in self.versions if each not in self.damaged]
+        if not whole:
+            return "no version is whole: build the sky again, which embeds nothing that is stored"
+        return f"the published version is not whole: `skykin rollback SKY {whole[-1]}`"
 
 
 def current_number(sky: Path) -> int:
@@ -112,6 +127,15 @@ def numbers(sky: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
+def unproved_number(sky: Path) -> int | None:
+    """Number of the version that a nightly writes but has not measured yet (see unproved.py)."""
+    try:
+        text = (sky / UNPROVED).read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    return int(text) if text.isascii() and text.isdecimal() else None
+
+
 def versions(sky: Path) -> list[VersionSummary]:
     """All versions, oldest first."""
     sky = Path(sky)
@@ -139,7 +163,7 @@ def rollback(sky: Path, number: int | None = None) -> int:
     """Publish an older version again, by default the one before the published; gives its number.
 
     Raises:
-        ValueError: there is no such version.
+        ValueError: there is no such version, or it has not passed the gates of its nightly.
         VersionCorrupt: it is not whole; what is published stays.
     """
     sky = Path(sky)
@@ -154,9 +178,21 @@ def rollback(sky: Path, number: int | None = None) -> int:
         known = ", ".join(map(str, there)) or "none"
         raise ValueError(f"{sky} has no version {number}: expected one of {known}")
     with disk.only_writer(sky):
+        if number == unproved_number(sky) and number != _number_or_none(sky):
+            raise ValueError(
+                f"version {number} of {sky} was left by a nightly that was stopped before it was "
+                "measured: run the nightly again"
+            )
         open_version(sky, number)
         publish(sky, number)
     return number
+
+
+def _number_or_none(sky: Path) -> int | None:
+    try:
+        return current_number(sky)
+    except VersionCorrupt:
+        return None
 
 
 def verify(sky: Path, *, progress: Callable[[str, int, int], None] | None = None) -> VerifyReport:
@@ -177,6 +213,8 @@ def verify(sky: Path, *, progress: Callable[[str, int, int], None] | None = None
     expected: dict[str, FileRecord] = {}
     found = numbers(sky)
     encoders: set[str] = set()
+    files_of: dict[int, set[str]] = {}  # version -> names below the sky
+    published: int | None = None
     head: SkyHead | None = None
     try:
         head = read_head(sky)
@@ -184,15 +222,20 @@ def verify(sky: Path, *, progress: Callable[[str, int, int], None] | None = None
         problems["sky.json"] = str(error)
     try:
         number = current_number(sky)
-        if number not in found:
+        if number in found:
+            published = number
+        else:
             problems["CURRENT"] = f"names version {number}, which is not there"
     except VersionCorrupt as error:
         problems["CURRENT"] = str(error)
     for number in found:
+        files_of[number] = {f"versions/{number}/manifest.json"}
         try:
             manifest = read_manifest(sky, number)
             encoders.add(manifest.encoder.hash)
-            expected.update(_files_of(sky, manifest, problems))
+            files = _files_of(sky, manifest, problems)
+            files_of[number].update(files)
+            expected.update(files)
         except VersionCorrupt as error:
             problems[f"versions/{number}/manifest.json"] = str(error)
     if head is not None and encoders and head.encoder.hash not in encoders:
@@ -214,9 +257,10 @@ def verify(sky: Path, *, progress: Callable[[str, int, int], None] | None = None
             problems[file] = f"expected {record.num_bytes:,} bytes, got {size:,}"
         elif disk.sha256_of(path) != record.sha256:
             problems[file] = "its content has changed: the checksum does not hold"
+    damaged = tuple(number for number in found if not files_of[number].isdisjoint(problems))
     recall = {} if problems else _measured(sky, problems, progress)
     listed = tuple(Problem(file, reason) for file, reason in sorted(problems.items()))
-    return VerifyReport(tuple(found), len(expected), num_bytes, listed, recall)
+    return VerifyReport(tuple(found), len(expected), num_bytes, listed, recall, published, damaged)
 
 
 def _measured(

@@ -98,7 +98,7 @@ def state() -> object:
 def again() -> object:
     """The next run, undisturbed, and what it ends with."""
     operate()
-    left = [str(path) for path in SKY.rglob(".tmp-*")]
+    left = [str(path) for path in (*SKY.rglob(".tmp-*"), *SKY.glob("unproved"))]
     return {"state": state(), "left": left}
 
 

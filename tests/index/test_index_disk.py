@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,36 @@ def test_a_second_writer_is_told_to_wait(tmp_path: Path) -> None:
     assert str(tmp_path) in str(caught.value)
     with disk.only_writer(tmp_path):  # free again
         pass
+
+
+HOLDS = """
+import subprocess, sys, time
+from pathlib import Path
+from index import disk
+with disk.only_writer(Path(sys.argv[1])):
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])  # outlives it
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_lock_does_not_outlive_its_owner(tmp_path: Path) -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(tmp_path)],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "held\n"
+    with pytest.raises(SkyBusy):
+        disk.only_writer(tmp_path).__enter__()
+
+    owner.kill()
+    owner.wait()
+
+    with disk.only_writer(tmp_path):
+        pass
+    os.killpg(owner.pid, signal.SIGKILL)  # its child, which was left
+    owner.stdout.close()
 
 
 @pytest.mark.parametrize("kind", ["array", "table", "json"])

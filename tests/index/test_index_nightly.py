@@ -14,13 +14,25 @@ import pytest
 from numpy import ndarray
 
 from index import disk
-from index.errors import GateRefused, RecallTooLow, SkyBusy
-from index.gates import recall_gate
+from index.comparison import Source, compare
+from index.errors import GateRefused, RecallTooLow, SkyBusy, VersionCorrupt
+from index.gates import recall_gates
+from index.inputs import Input, write_inputs
 from index.nightly import nightly
 from index.nightly_config import LabelGate, NightlyConfig, SourceConfig, read_nightly
 from index.nightly_report import NightlyReport
+from index.pruning import Pruned
+from index.recall import Point, RecallCurve
 from index.saved_searches import SavedSearch
-from index.versions import Version, current_number, numbers, open_version, verify
+from index.versions import (
+    Version,
+    current_number,
+    numbers,
+    open_version,
+    publish,
+    rollback,
+    verify,
+)
 from tests.index.conftest import Builder, write_cutout, write_spectrum
 from tests.index.test_index_building import write_crops, write_picture
 
@@ -129,6 +141,35 @@ def test_more_than_a_share_does_not_go(tmp_path: Path, cutouts: Path, encoder: P
     assert (document["outcome"], document["version"]) == ("refused", 1)
     assert "**refused** removed rows" in (sky / "nightly" / "000002.md").read_text()
     assert nightly(sky, replace(config, max_removed_share=0.5)).objects_went.num == 2
+
+
+def test_a_folder_that_cannot_be_listed_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files may be asked for by name all the same: as of a folder of which nobody may read."""
+    file, known = tmp_path / "files" / "a.fits", tmp_path / "inputs.parquet"
+    write_cutout(file, 0)
+    write_cutout(tmp_path / "files" / "closed" / "b.fits", 1)
+    inside = str(tmp_path / "files" / "closed" / "b.fits")
+    entry = Input(
+        path=inside, survey="legacysurvey", num_bytes=1, modified_ns=1, sha256="", num_rows=1,
+        skipped=(),
+    )  # fmt: skip
+    write_inputs(known, [entry])
+    real = os.scandir
+
+    def scandir(path="."):  # type: ignore[no-untyped-def]
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    place = Source(survey="legacysurvey", path=str(tmp_path / "files"))
+
+    found = compare([place], sky=tmp_path / "sky", inputs=known)
+
+    assert not found.gone
+    assert [outage.reason for outage in found.outages] == ["cannot be listed: Permission denied"]
 
 
 @pytest.mark.parametrize("how", ["missing", "empty", "folder below empty", "cannot be asked"])
@@ -279,10 +320,91 @@ def test_a_refused_version_is_taken_away(tmp_path: Path, cutouts: Path, encoder:
     assert 0 < (measured["nDCG@10 of disc"] or 0) < 1
 
 
+def test_labels_that_cannot_be_measured(tmp_path: Path, cutouts: Path, encoder: Path) -> None:
+    sky, labels = tmp_path / "sky", tmp_path / "labels.csv"
+    nightly(sky, config_of(encoder, ("legacysurvey", cutouts)))
+    labels.write_text("object_id,disc\ne,1\nf,1\n")
+    config = config_of(
+        encoder, ("legacysurvey", cutouts), labels=LabelGate(file=str(labels), label="disc")
+    )
+    write_cutout(cutouts / "e.fits", 9)
+
+    with pytest.raises(GateRefused, match="cannot be measured: only one object"):
+        nightly(sky, config)
+
+    assert numbers(sky) == [1]
+    write_cutout(cutouts / "f.fits", 10)
+    report = nightly(sky, config)  # none is in the published version: there is no drop
+    texts = {gate.name: gate.text for gate in report.gates}
+    assert "published version cannot be measured" in texts["drop of nDCG@10 of disc"]
+
+
+def test_a_version_that_nobody_measured_is_never_gone_on_from(
+    tmp_path: Path, cutouts: Path, encoder: Path, into: Builder
+) -> None:
+    sky = tmp_path / "sky"
+    config = config_of(encoder, ("legacysurvey", cutouts))
+    nightly(sky, config)
+    write_cutout(cutouts / "e.fits", 9)
+    into(sky, cutouts, "legacysurvey")
+    publish(sky, 1)
+    (sky / "unproved").write_text("2\n")  # as a nightly killed before its gates leaves it
+
+    with pytest.raises(ValueError, match="was left by a nightly"):
+        rollback(sky, 2)
+    (sky / "CURRENT").unlink()
+    (cutouts / "e.fits").unlink()
+    report = nightly(sky, config)
+
+    assert (report.version_before, report.num_objects, report.num_embedded) == (1, 4, 0)
+    assert numbers(sky) == [1]
+    assert not (sky / "unproved").exists()
+    assert not verify(sky).problems
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_damaged_version_ends_the_night_where_it_counts(
+    tmp_path: Path, cutouts: Path, encoder: Path, number: int
+) -> None:
+    sky = tmp_path / "sky"
+    config = config_of(encoder, ("legacysurvey", cutouts), keep_versions=1)
+    nightly(sky, config)
+    reader = open_version(sky)  # keeps it from being pruned
+    write_cutout(cutouts / "e.fits", 9)
+    assert nightly(sky, config).pruned == Pruned((), (1,), 0, 0)
+    write_cutout(cutouts / "f.fits", 10)
+    if number == 1:  # an old one: told, and nothing more
+        (sky / "versions" / "1" / "manifest.json").write_text("{}")
+        report = nightly(sky, config)
+        assert (report.outcome, report.version, report.num_objects) == ("published", 3, 6)
+        assert "nothing was pruned" in report.notes[-1]
+        return
+    segment = sky / "segments" / open_version(sky).manifest.segments[0].name / "vectors.npy"
+    segment.write_bytes(segment.read_bytes()[:-100])  # cut short
+    with pytest.raises(VersionCorrupt, match=segment.parent.name):
+        nightly(sky, config)
+    assert (current_number(sky), numbers(sky)) == (2, [1, 2])
+    assert reader.number == 1
+
+
 def test_the_recall_gate() -> None:
-    assert recall_gate(None, 0.95).passed  # exact
-    assert recall_gate(0.95, 0.95).passed
-    assert not recall_gate(0.94, 0.95).passed
+    def point(recall: float) -> Point:
+        return Point(num_probes=1, depth=1, recall_at_10=recall, recall_at_100=1.0, p50_ms=1.0)
+
+    def passed(recall: float | None, *curves: tuple[float, float]) -> list[bool]:
+        made = [
+            RecallCurve(
+                view="image", num_queries=1, near=0.0,
+                rows=(point(0.5), point(rows)), directions=(point(directions),),
+            )
+            for rows, directions in curves
+        ]  # fmt: skip
+        return [gate.passed for gate in recall_gates(recall, made, 0.95)]
+
+    assert passed(None) == [True]  # exact
+    assert passed(0.95) == [True]
+    assert passed(0.94) == [False]
+    assert passed(None, (0.95, 1.0), (0.94, 1.0), (1.0, 0.94)) == [True, False, False]
     assert issubclass(RecallTooLow, GateRefused)
 
 

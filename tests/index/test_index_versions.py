@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 
+from index import disk
 from index.errors import NotASky, UnknownObject, VersionCorrupt
-from index.versions import Version, numbers, open_version, rollback, verify, versions
+from index.pruning import prune
+from index.versions import Version, numbers, open_version, publish, rollback, verify, versions
 from tests.index.conftest import Builder, write_cutout, write_spectrum
 
 POSITIONS = [(150.0, 2.0), (150.001, 2.0), (359.9999, 0.0), (0.0001, 0.0), (77.0, 89.9999)]
@@ -252,6 +257,27 @@ def test_verify_names_a_flipped_bit_in_any_file(sky: Path) -> None:
         file.write_bytes(whole)
 
 
+def test_verify_tells_which_version_to_go_back_to(sky: Path) -> None:
+    of = {n: {each.name for each in open_version(sky, n).manifest.segments} for n in range(1, 5)}
+    newest = sky / "segments" / (of[4] - of[3]).pop() / "vectors.npy"
+    flip_a_bit(newest)
+    report = verify(sky)
+
+    assert (report.published, report.damaged) == (4, (4,))
+    assert "skykin rollback SKY 3" in report.advice
+    rollback(sky, 3)
+    assert (verify(sky).damaged, verify(sky).advice) == ((4,), "")
+    for name in {name for names in of.values() for name in names}:
+        flip_a_bit(sky / "segments" / name / "object_key.npy")
+    assert "no version is whole" in verify(sky).advice
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_verify_names_a_file_cut_short_or_gone(sky: Path, damage: str) -> None:
     for name in files_of(sky):
@@ -298,11 +324,55 @@ def test_what_is_no_sky_is_told(tmp_path: Path, sky: Path) -> None:
         open_version(tmp_path / "photos")
     with pytest.raises(NotASky, match=r"no sky\.json"):
         open_version(sky / "CURRENT")
-    from index import disk
-
     disk.write_json(sky / "sky.json", {"format": 99})
     with pytest.raises(NotASky, match="format 1, got 99"):
         open_version(sky)
+
+
+def test_opening_never_fails_while_versions_come_and_go(sky: Path) -> None:
+    """Each is published, and the one before pruned, while others open what is published."""
+    stop = threading.Event()
+    failed: list[BaseException] = []
+    opened: set[int] = set()
+
+    def reads() -> None:
+        while not stop.is_set():
+            try:
+                version = open_version(sky)
+                assert version.all_rows.num_rows == version.manifest.num_rows
+                opened.add(version.number)
+            except BaseException as error:
+                failed.append(error)
+                return
+
+    readers = [threading.Thread(target=reads) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        for number in range(5, 25):
+            copy_version(sky, number - 1, number)
+            publish(sky, number)
+            prune(sky, keep_versions=1, keep_days=0.0)
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join()
+
+    assert not failed, failed
+    assert len(opened) > 1
+    gc.collect()
+    assert prune(sky, keep_versions=1, keep_days=0.0).held == ()
+    assert numbers(sky) == [24]
+
+
+def copy_version(sky: Path, number: int, to: int) -> None:
+    """The same version again under another number."""
+    new = sky / "versions" / "new"
+    shutil.copytree(sky / "versions" / str(number), new)
+    text = json.dumps(disk.read_json(new / "manifest.json"))
+    content = json.loads(text.replace(f"versions/{number}/", f"versions/{to}/"))
+    disk.write_json(new / "manifest.json", content | {"number": to})
+    new.rename(sky / "versions" / str(to))
 
 
 def test_a_reader_keeps_its_version_while_another_is_published(

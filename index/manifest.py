@@ -1,11 +1,13 @@
 """What a sky and each of its versions write down about themselves.
 
 SKY/
-    sky.json                     format, encoder
+    sky.json                     format, encoder of the published version
     CURRENT                      number of the published version
     versions/<number>/           manifest.json, inputs.parquet, moc.fits, deleted/<segment>.npy
     objects/  segments/  codecs/  store/  head/   immutable files that versions share
+    nightly/                     reports
     build.lock                   held while a build runs
+    unproved                     number of a version that was not measured yet, see unproved.py
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from index.building import list_files
 from index.changes import ALREADY_READ
 from index.embedding import InputFile
 from index.errors import VersionCorrupt
-from index.inputs import Input
+from index.inputs import Input, printable
 from index.removals import InputKey
 from index.updating import SurveyFiles
 from training import surveys
@@ -115,7 +115,7 @@ def compare(
         listed.update(dict.fromkeys((source.survey, path) for path in found))
         if reason:
             num = sum(source.has(key) for key in known.places)
-            outages.append(Outage(source.path, reason, num))
+            outages.append(Outage(printable(source.path), printable(reason), num))
             out.append(source)
     gone, more = _gone(sources, out, listed, known)
     outages += more
@@ -188,7 +188,7 @@ def _gone(
             gone.append(key)
         else:
             unclear[reason] = unclear.get(reason, 0) + 1
-    return gone, [Outage(place, reason, num) for (place, reason), num in unclear.items()]
+    return gone, [Outage(printable(place), reason, num) for (place, reason), num in unclear.items()]
 
 
 def _why_unclear(path: str, root: str, empty: dict[str, str | None]) -> tuple[str, str] | None:

@@ -15,6 +15,7 @@ from typing import Literal
 from index import disk
 from index.comparison import Outage
 from index.gates import Gate
+from index.inputs import printable
 from index.pruning import Pruned
 from index.saved_searches import NewNear
 from training.observations import Skipped
@@ -35,8 +36,8 @@ class Named:
 
     @classmethod
     def of(cls, names: Sequence[str]) -> Named:
-        """All of these, by name."""
-        return cls(len(names), tuple(sorted(names)[:LISTED]))
+        """All of these, by name, with escapes for what is not UTF-8."""
+        return cls(len(names), tuple(map(printable, sorted(names)[:LISTED])))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

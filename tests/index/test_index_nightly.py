@@ -96,10 +96,14 @@ def test_what_is_new_comes_what_changed_changes_and_what_is_gone_goes(
     write_cutout(cutouts / "b.fits", 70, position=(10.0, 2.0))
     write_cutout(cutouts / "e.fits", 71)
     (cutouts / "c.fits").unlink()
+    unreadable = Path(os.fsdecode(os.fsencode(cutouts) + b"/\xff.fits"))  # a name that is not UTF-8
+    unreadable.write_bytes(b"")
 
     report = nightly(sky, config)
 
     assert (report.outcome, report.version, report.num_embedded) == ("published", 2, 2)
+    assert report.files_came.names == (str(cutouts / "e.fits"), str(cutouts / r"\udcff.fits"))
+    unreadable.unlink()
     assert report.objects_came.names == ("e",)
     assert report.objects_changed.names == ("b",)
     assert report.objects_went.names == ("c",)

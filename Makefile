@@ -66,8 +66,10 @@ GPU_BIN := .venv-gpu/bin
 	$(GPU_BIN)/python -m pip install --quiet $(FAISS_GPU)
 	touch $@
 
+GPU_TESTS := gpu faiss_distributions exact_scan overfetch device_rows
+
 test-gpu: .venv-gpu/.gpu  ## with FAISS for a GPU: what needs none, and where there is one, what is marked gpu
-	OMP_NUM_THREADS=1 $(GPU_BIN)/python -m pytest -rs tests/index/test_gpu.py tests/index/test_faiss_distributions.py
+	OMP_NUM_THREADS=1 $(GPU_BIN)/python -m pytest -rs $(foreach test,$(GPU_TESTS),tests/index/test_$(test).py)
 
 .venv-bench/.installed: benchmarks/requirements.txt
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench

@@ -1,18 +1,17 @@
-"""Search on a device: exactly by torch, and by FAISS indexes that are moved to a GPU.
+"""FAISS on a GPU: IVF,SQ8 indexes as codec.py makes them are copied there, filled and searched.
 
-Plain arrays and FAISS indexes in memory come in, row numbers go out. Nothing of FAISS is imported
-before it is needed, nothing of its GPU code before a GPU is asked for.
+A rotation stands before the lists; it is taken here, the lists are FAISS's. Nothing of FAISS is
+imported before it is needed, nothing of its GPU code before a GPU is asked for.
 
-Exact search runs on any device of torch and is the truth that the others are measured against.
-FAISS's inverted lists (IVF,SQ8) move to a GPU and back. Three things there are unlike a CPU: k and
-nprobe end at 2048, an index must not be searched by two threads at once (so all indexes of a GPU
-share one lock), and its own kernels take a selector of rows without a word and may not obey it.
+Three things there are unlike a CPU: k and nprobe end at 2048, an index must not be searched by two
+threads at once (so all indexes of a GPU share one lock), and its own kernels take a selector of
+rows without a word and may not obey it (see overfetch.py).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
@@ -28,182 +27,8 @@ from index.errors import GpuUnavailable
 from index.faiss_distributions import check_one_faiss
 
 MAX_K = 2048  # of k and of nprobe: GPU_MAX_SELECTION_K of FAISS
-OVERFETCH = 2.0  # rows fetched for each that a filter lets through, where filters come afterwards
-EXACT_ROWS = 20_000  # so few allowed rows are scanned
-_NOTHING = torch.iinfo(torch.int64).min  # of a packed score and row: no row
-# Of a product of unit vectors, twice its error: float32, TF32, bfloat16.
-_SLACK = {"highest": 5e-5, "high": 2e-3, "medium": 2e-2}
+_TRAIN_ROWS_A_LIST = 64
 _OPENING = Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class NearRows:
-    """Best-first rows. A query with fewer than k ends in row -1, score -inf."""
-
-    rows: Int64[ndarray, "query k"]
-    scores: Float32[ndarray, "query k"]  # cosine
-
-
-def torch_device(name: str) -> torch.device:
-    """The device of torch of that name, such as cpu or cuda:0.
-
-    Raises:
-        GpuUnavailable: it is a CUDA device, and torch finds none or not as many.
-    """
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise GpuUnavailable(
-            f"device {name} is asked for, and torch {torch.__version__} finds "
-            f"{torch.cuda.device_count()} CUDA devices here"
-        )
-    return device
-
-
-class ExactScan:
-    """The k rows of highest cosine to each query, of vectors that come block by block.
-
-    A product in single precision finds the candidates; their cosines are then taken in double
-    precision and rounded to float32, so neither the blocks nor the device change an answer, and
-    equal vectors tie exactly. Ties go to the lower row.
-    """
-
-    def __init__(
-        self, queries: Float32[ndarray, "query dim"], *, k: int, device: str = "cpu"
-    ) -> None:
-        if k < 1:
-            raise ValueError(f"expected k of at least 1, got {k}")
-        length = np.linalg.norm(queries.astype(np.float64), axis=1)
-        if not (np.abs(length - 1) < 1e-3).all():
-            bad = int(np.argmin(np.abs(length - 1) < 1e-3))
-            raise ValueError(f"expected queries of unit length, query {bad} has {length[bad]}")
-        self.k = k
-        self.device = torch_device(device)
-        on_cpu = self.device.type == "cpu"
-        self.block_rows = 1 << (16 if on_cpu else 20)  # rows that a block had best have
-        self._product_size = 1 << (24 if on_cpu else 28)  # numbers held at a time
-        self._queries = torch.from_numpy(np.array(queries)).to(self.device)
-        self._best = torch.full((len(queries), k), _NOTHING, device=self.device)
-
-    def add(self, vectors: ndarray | Tensor, rows: Int64[ndarray, " row"] | Tensor) -> None:
-        """Look at a block.
-
-        Args:
-            vectors: (row, dim), of any float type, about unit length.
-            rows: Number of each, below 2**32; in any order, each once in all blocks together.
-
-        Raises:
-            ValueError: a vector is not finite.
-        """
-        if not len(rows):
-            return
-        stored = self._here(vectors)
-        numbers = self._here(rows)
-        length = torch.linalg.vector_norm(stored, dim=1, dtype=torch.float64)
-        length = length.clamp_min(torch.finfo(torch.float32).tiny)
-        unit = stored.float() / length[:, None].float()
-        step = max(1, self._product_size // len(numbers))
-        for start in range(0, len(self._queries), step):
-            part = slice(start, start + step)
-            self._add(part, unit, stored, length, numbers)
-
-    def found(self) -> NearRows:
-        """The best rows of all blocks so far."""
-        best = self._best.cpu().numpy()
-        none = best == _NOTHING
-        rows = np.where(none, -1, 0xFFFFFFFF - (best & 0xFFFFFFFF))
-        ordered = (best >> 32).astype(np.int32)
-        scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(np.float32)
-        return NearRows(rows, np.where(none, np.float32(-np.inf), scores))
-
-    def _here(self, array: ndarray | Tensor) -> Tensor:
-        # a copy, since torch warns of read-only arrays, such as mapped files
-        tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.array(array))
-        return tensor.to(self.device)
-
-    def _add(
-        self, part: slice, unit: Tensor, stored: Tensor, length: Tensor, numbers: Tensor
-    ) -> None:
-        queries, best = self._queries[part], self._best[part]
-        product = queries @ unit.T  # (query, row)
-        top = product.topk(min(self.k, len(numbers)), dim=1).values
-        if not torch.isfinite(top[:, 0]).all():  # NaN comes first
-            raise ValueError("expected finite vectors, got NaN or infinity")
-        floor = _scores(best[:, -1])
-        if len(numbers) >= self.k:
-            floor = torch.maximum(floor, top[:, -1])
-        floor = floor - _SLACK[torch.get_float32_matmul_precision()]
-        num_near = int((product >= floor[:, None]).sum(dim=1).max())
-        if not num_near:
-            return
-        near = product.topk(num_near, dim=1).indices  # (query, near)
-        del product
-        step = max(1, self._product_size // (num_near * unit.shape[1]))
-        for start in range(0, len(queries), step):
-            some = slice(start, start + step)
-            chosen = near[some]
-            exact = (stored[chosen].double() * queries[some, None].double()).sum(dim=2)
-            packed = _packed((exact / length[chosen]).float(), numbers[chosen])
-            both = torch.cat([best[some], packed], dim=1)
-            best[some] = both.topk(self.k, dim=1).values
-
-
-def exact_search(
-    queries: Float32[ndarray, "query dim"],
-    vectors: ndarray | Tensor,
-    *,
-    k: int,
-    allowed: Bool[ndarray, " row"] | None = None,
-    device: str = "cpu",
-) -> NearRows:
-    """The k rows of highest cosine to each query, by looking at all that are allowed.
-
-    Args:
-        queries: Unit vectors.
-        vectors: (row, dim), float16 as a rule: in memory, mapped from a file, or on the device.
-        k: At least 1.
-        allowed: By row; None allows all.
-        device: Of torch, where the products are taken.
-
-    Raises:
-        ValueError: a query is not of unit length, a vector is not finite.
-        GpuUnavailable: there is no such device.
-    """
-    scan = ExactScan(queries, k=k, device=device)
-    if allowed is not None and allowed.shape != (len(vectors),):
-        raise ValueError(f"expected {len(vectors)} flags, one a row, got {allowed.shape}")
-    for rows in _pieces(len(vectors), allowed, scan.block_rows):
-        whole = int(rows[-1]) - int(rows[0]) + 1 == len(rows)
-        if whole:
-            scan.add(vectors[int(rows[0]) : int(rows[-1]) + 1], rows)
-        elif isinstance(vectors, Tensor):
-            scan.add(vectors[torch.from_numpy(rows).to(vectors.device)], rows)
-        else:
-            scan.add(vectors[rows], rows)
-    return scan.found()
-
-
-def _pieces(
-    num_rows: int, allowed: Bool[ndarray, " row"] | None, step: int
-) -> Iterator[Int64[ndarray, " n"]]:
-    if allowed is not None:
-        rows = np.flatnonzero(allowed)
-        yield from (rows[start : start + step] for start in range(0, len(rows), step))
-        return
-    for start in range(0, num_rows, step):
-        yield np.arange(start, min(start + step, num_rows))
-
-
-def _packed(scores: Tensor, rows: Tensor) -> Tensor:
-    """Score and row as one integer: higher is better, then the lower row. No two are equal."""
-    bits = (scores + 0.0).contiguous().view(torch.int32)  # + 0.0: there are two zeros
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (ordered.long() << 32) | (0xFFFFFFFF - rows)
-
-
-def _scores(packed: Tensor) -> Tensor:
-    ordered = (packed >> 32).to(torch.int32)
-    scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
-    return torch.where(packed == _NOTHING, -torch.inf, scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,21 +36,27 @@ class DeviceIndex:
     """An IVF index of FAISS, and what its device asks for. Rows are numbered from 0."""
 
     index: Any
+    rotation: Float32[ndarray, "dim dim"] | None  # of vectors, before the lists
     lock: Lock  # held by whoever searches or adds; one for all indexes of a GPU
     obeys_selectors: bool
     device: str  # the same for torch
+    owner: Any = None  # of `index`, where that does not own itself
 
-    def add(self, vectors: Tensor, *, first_row: int) -> None:
-        """Add vectors where they lie: float32 (row, dim), on the device of the index."""
+    def add(self, vectors: ndarray | Tensor, *, first_row: int) -> None:
+        """Add vectors of unit length (row, dim): arrays, or tensors that may be on the device."""
         faiss = _faiss()
-        vectors = vectors.float().contiguous()
-        if vectors.shape[1] != self.index.d:
-            raise ValueError(f"expected dim {self.index.d}, got {vectors.shape[1]}")
-        rows = torch.arange(first_row, first_row + len(vectors), device=vectors.device)
+        given = torch.from_numpy(vectors) if isinstance(vectors, ndarray) else vectors
+        if given.shape[1] != self.index.d:
+            raise ValueError(f"expected dim {self.index.d}, got {given.shape[1]}")
+        wide = given.to(self.device).float()
+        if self.rotation is not None:
+            wide = wide @ torch.from_numpy(self.rotation).to(self.device).T
+        wide = wide.contiguous()
+        rows = torch.arange(first_row, first_row + len(wide), device=self.device)
         with self.lock:
             self.index.add_with_ids_c(
-                len(vectors),
-                faiss.cast_integer_to_float_ptr(vectors.data_ptr()),
+                len(wide),
+                faiss.cast_integer_to_float_ptr(wide.data_ptr()),
                 faiss.cast_integer_to_idx_t_ptr(rows.data_ptr()),
             )
 
@@ -250,7 +81,7 @@ class DeviceIndex:
             queries: Unit vectors.
             k: At most 2048.
             nprobe: At most 2048.
-            allowed: By row, given to FAISS as a selector; see `search_allowed`, which holds for
+            allowed: By row, given to FAISS as a selector; see overfetch.py, which holds for
                 indexes that do not obey one.
 
         Raises:
@@ -266,68 +97,19 @@ class DeviceIndex:
                 raise ValueError("this index does not obey selectors: use search_allowed")
             settings["sel"] = _selector(allowed)
         parameters = faiss.SearchParametersIVF(**settings)
+        turned = queries if self.rotation is None else queries @ self.rotation.T
         with self.lock:
-            return self.index.search(np.ascontiguousarray(queries), k, params=parameters)[1]
-
-
-def search_allowed(
-    index: DeviceIndex,
-    queries: Float32[ndarray, "query dim"],
-    vectors: ndarray | Tensor,
-    *,
-    k: int,
-    nprobe: int,
-    allowed: Bool[ndarray, " row"],
-) -> Int64[ndarray, "query k"]:
-    """The k nearest allowed rows, whether or not the index obeys selectors.
-
-    More lists are probed the fewer rows are allowed. An index that does not obey is asked for more
-    rows than k and what is not allowed is taken out; the first k that are left are then the k
-    nearest allowed ones. Few allowed rows are scanned exactly, and so are they all for queries that
-    end with fewer than k.
-
-    Args:
-        index: It holds the codes of `vectors`.
-        queries: Unit vectors.
-        vectors: (row, dim), for exact scans.
-        k: At most 2048.
-        nprobe: Lists that are enough without a filter.
-        allowed: By row.
-
-    Returns:
-        Rows, best first, then -1 where fewer than k are allowed.
-    """
-    rows = np.full((len(queries), k), -1, np.int64)
-    num_allowed = int(np.count_nonzero(allowed))
-    if not num_allowed:
-        return rows
-    share = num_allowed / len(allowed)
-    depth = k if index.obeys_selectors else math.ceil(OVERFETCH * k / share)
-    if num_allowed > EXACT_ROWS and depth <= MAX_K:
-        lists = min(math.ceil(nprobe / share), MAX_K)
-        if index.obeys_selectors:
-            rows = index.search(queries, k=k, nprobe=lists, allowed=allowed)
-        else:
-            rows = _first_allowed(index.search(queries, k=depth, nprobe=lists), allowed, k)
-    short = (rows >= 0).sum(axis=1) < min(k, num_allowed)
-    if short.any():
-        exact = exact_search(queries[short], vectors, k=k, allowed=allowed, device=index.device)
-        rows[short] = exact.rows
-    return rows
-
-
-def _first_allowed(
-    found: Int64[ndarray, "query n"], allowed: Bool[ndarray, " row"], k: int
-) -> Int64[ndarray, "query k"]:
-    keep = (found >= 0) & allowed[found]  # row -1 is the last, and masked before
-    order = np.argsort(~keep, axis=1, kind="stable")[:, :k]
-    rows = np.take_along_axis(found, order, axis=1)
-    return np.where(np.take_along_axis(keep, order, axis=1), rows, -1)
+            return self.index.search(np.ascontiguousarray(turned), k, params=parameters)[1]
 
 
 def on_cpu(index: Any) -> DeviceIndex:
-    """An IVF index where it is: the same calls as on a GPU."""
-    return DeviceIndex(index, Lock(), obeys_selectors=True, device="cpu")
+    """An IVF index where it is: the same calls as on a GPU.
+
+    Raises:
+        ValueError: another type of index.
+    """
+    rotation, lists = parts(index)
+    return DeviceIndex(lists, rotation, Lock(), obeys_selectors=True, device="cpu", owner=index)
 
 
 def to_gpu(
@@ -336,7 +118,8 @@ def to_gpu(
     """Copy an IVF,SQ8 index in memory to a GPU. The index is left as it is.
 
     Args:
-        index: IndexIVFScalarQuantizer; a coarse quantizer that is not flat (HNSW) is flattened.
+        index: IndexIVFScalarQuantizer, or a rotation before one; a coarse quantizer that is not
+            flat (HNSW) is flattened.
         gpu: Number of the GPU.
         num_rows: To be added later; memory is set aside for them.
         half_centroids: Centroids in float16: faster to build, and lists may differ from a CPU's.
@@ -345,41 +128,137 @@ def to_gpu(
         GpuUnavailable: no GPU, a FAISS without GPU code, or too little memory on it.
         ValueError: another type of index.
     """
-    moved = _moved(index, gpu, half_centroids=half_centroids, num_rows=num_rows)
-    lock = _resources(gpu).lock
-    return DeviceIndex(moved, lock, obeys_selectors=gpu_obeys_selectors(gpu), device=f"cuda:{gpu}")
+    rotation, lists = parts(index)
+    moved = _moved(lists, gpu, half_centroids=half_centroids, num_rows=num_rows)
+    return DeviceIndex(
+        moved,
+        rotation,
+        _resources(gpu).lock,
+        obeys_selectors=gpu_obeys_selectors(gpu),
+        device=f"cuda:{gpu}",
+    )
 
 
-def to_cpu(index: DeviceIndex) -> Any:
-    """Copy an index from the GPU into memory, as one that is written and searched as any other."""
-    with index.lock:
-        return _faiss().index_gpu_to_cpu(index.index)
-
-
-def train(sample: Float32[ndarray, "row dim"], *, num_lists: int, gpu: int = 0) -> Any:
-    """Train an empty IVF,SQ8 index (L2) on a GPU.
+def to_cpu(index: DeviceIndex, empty: Any) -> Any:
+    """Copy the lists of an index into an empty one in memory, which is then written as any other.
 
     Args:
-        sample: Unit vectors, 39 a list or more.
-        num_lists: Of the index.
-        gpu: Number of the GPU.
+        index: On a GPU as a rule.
+        empty: What went to the GPU before rows were added; rows come into it.
 
     Returns:
-        An empty index in memory; `to_gpu` moves it.
+        `empty`, filled.
+    """
+    faiss = _faiss()
+    with index.lock:
+        if index.device == "cpu":
+            copied = faiss.clone_index(index.index)
+        else:
+            copied = faiss.index_gpu_to_cpu(index.index)
+    lists = parts(empty)[1]
+    copied.own_invlists = False
+    lists.replace_invlists(copied.invlists, True)
+    lists.ntotal = empty.ntotal = copied.ntotal
+    return empty
+
+
+def fill(
+    empty: Any,
+    blocks: Iterable[ndarray | Tensor],
+    *,
+    num_rows: int = 0,
+    gpu: int | None = 0,
+) -> Any:
+    """Add rows in their order to an empty index, by a GPU; `codec.fill` does so without one.
+
+    Args:
+        empty: As `Codec.empty` gives it, of kind sq8.
+        blocks: Unit vectors.
+        num_rows: Of all blocks together, where that is known.
+        gpu: Number of the GPU; None: on the CPU.
+
+    Returns:
+        `empty`, filled: it lies in memory, and CPUs and GPUs search it alike.
+
+    Raises:
+        GpuUnavailable: see `to_gpu`.
+        ValueError: another type of index.
+    """
+    index = (
+        on_cpu(_faiss().clone_index(empty))
+        if gpu is None
+        else to_gpu(empty, gpu=gpu, num_rows=num_rows)
+    )
+    first_row = 0
+    for block in blocks:
+        index.add(block, first_row=first_row)
+        first_row += len(block)
+    return to_cpu(index, empty)
+
+
+def train(
+    sample: Float32[ndarray, "row dim"],
+    *,
+    num_lists: int,
+    num_iterations: int = 10,
+    seed: int = 0,
+    gpu: int | None = 0,
+) -> Any:
+    """Train an empty index: a random rotation, then IVF,SQ8 by inner product, k-means by a GPU.
+
+    Args:
+        sample: Unit vectors, 39 a list or more; 64 a list are used at most.
+        num_lists: Of the index.
+        num_iterations: Of k-means.
+        seed: Of rotation and k-means.
+        gpu: Number of the GPU; None: on the CPU.
+
+    Returns:
+        An empty index in memory with a flat coarse quantizer; `to_gpu` moves it.
+
+    Raises:
+        GpuUnavailable: no GPU, or a FAISS without GPU code.
+        ValueError: fewer vectors than lists.
+    """
+    faiss = _faiss()
+    if len(sample) < num_lists:
+        raise ValueError(f"expected a vector a list or more, got {len(sample)} for {num_lists}")
+    dim = sample.shape[1]
+    rotation = faiss.RandomRotationMatrix(dim, dim)
+    rotation.init(seed)
+    turned = rotation.apply(np.ascontiguousarray(sample[: _TRAIN_ROWS_A_LIST * num_lists]))
+    clustering = faiss.Clustering(dim, num_lists)
+    clustering.niter, clustering.seed, clustering.spherical = num_iterations, seed, True
+    clustering.max_points_per_centroid = _TRAIN_ROWS_A_LIST
+    clustering.min_points_per_centroid = 1
+    coarse = faiss.IndexFlatIP(dim)
+    if gpu is None:
+        clustering.train(turned, coarse)
+    else:
+        with flat(dim, gpu=gpu) as nearest:
+            clustering.train(turned, nearest)
+        coarse.add(faiss.vector_to_array(clustering.centroids).reshape(num_lists, dim))
+    lists = faiss.IndexIVFScalarQuantizer(
+        coarse, dim, num_lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+    )
+    lists.quantizer_trains_alone = 1  # it has its centroids
+    lists.train(turned)
+    return faiss.IndexPreTransform(rotation, lists)
+
+
+@contextmanager
+def flat(dim: int, *, gpu: int = 0) -> Iterator[Any]:
+    """An empty index on a GPU that is searched exactly by inner product, as k-means asks for.
+
+    The GPU is held meanwhile.
+
+    Raises:
+        GpuUnavailable: no GPU, or a FAISS without GPU code.
     """
     faiss = require_gpu(gpu)
     resources = _resources(gpu)
-    index = faiss.IndexIVFScalarQuantizer(
-        faiss.IndexFlatL2(sample.shape[1]),
-        sample.shape[1],
-        num_lists,
-        faiss.ScalarQuantizer.QT_8bit,
-        faiss.METRIC_L2,
-    )
     with resources.lock:
-        moved = faiss.index_cpu_to_gpu(resources.faiss, gpu, index)
-        moved.train(np.ascontiguousarray(sample))
-        return faiss.index_gpu_to_cpu(moved)
+        yield faiss.index_cpu_to_gpu(resources.faiss, gpu, faiss.IndexFlatIP(dim))
 
 
 def require_gpu(gpu: int = 0) -> Any:
@@ -401,8 +280,10 @@ def require_gpu(gpu: int = 0) -> Any:
 @cache
 def gpu_obeys_selectors(gpu: int = 0) -> bool:
     """Whether an IVF,SQ8 index on this GPU searches allowed rows only: asked of a small one."""
-    index = _small_index()
-    moved = _moved(index, gpu, half_centroids=False, num_rows=0)
+    vectors = np.random.default_rng(0).standard_normal((512, 32), dtype=np.float32)
+    index = train(vectors, num_lists=4, num_iterations=1, gpu=None)
+    index.add(vectors)
+    moved = _moved(parts(index)[1], gpu, half_centroids=False, num_rows=0)
     with _resources(gpu).lock:
         return obeys_selectors(moved)
 
@@ -421,6 +302,11 @@ def obeys_selectors(index: Any) -> bool:
     except RuntimeError:  # FAISS's own "not implemented"
         return False
     return bool((rows[1] >= 0).all() and (rows[1] % 2 == 0).all())
+
+
+def gpu_bytes(num_rows: int, code_size: int, num_lists: int, dim: int) -> int:
+    """Bytes that an IVF index of so many rows takes on a GPU: codes, 32-bit ids, centroids."""
+    return num_rows * (code_size + 4) + num_lists * dim * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,14 +329,14 @@ def _resources(gpu: int) -> _Resources:
         return _OPEN[gpu]
 
 
-def _moved(index: Any, gpu: int, *, half_centroids: bool, num_rows: int) -> Any:
+def _moved(lists: Any, gpu: int, *, half_centroids: bool, num_rows: int) -> Any:
     faiss = require_gpu(gpu)
     resources = _resources(gpu)
-    flat = flattened(index)
+    flat_lists = flattened(lists)
     options = faiss.GpuClonerOptions()
     options.indicesOptions = faiss.INDICES_32_BIT
     options.useFloat16CoarseQuantizer = half_centroids
-    num_bytes = gpu_bytes(max(index.ntotal, num_rows), index.sq.code_size, index.nlist, index.d)
+    num_bytes = gpu_bytes(max(lists.ntotal, num_rows), lists.sq.code_size, lists.nlist, lists.d)
     free = torch.cuda.mem_get_info(gpu)[0] if torch.cuda.is_available() else num_bytes
     if free < num_bytes:
         raise GpuUnavailable(
@@ -458,51 +344,48 @@ def _moved(index: Any, gpu: int, *, half_centroids: bool, num_rows: int) -> Any:
             f"{free / 2**30:.1f} GiB free"
         )
     with resources.lock:
-        moved = faiss.index_cpu_to_gpu(resources.faiss, gpu, flat, options)
+        moved = faiss.index_cpu_to_gpu(resources.faiss, gpu, flat_lists, options)
         if num_rows:
             moved.reserveMemory(num_rows)
         return moved
 
 
-def gpu_bytes(num_rows: int, code_size: int, num_lists: int, dim: int) -> int:
-    """Bytes that an IVF index of so many rows takes on a GPU: codes, 32-bit ids, centroids."""
-    return num_rows * (code_size + 4) + num_lists * dim * 4
-
-
-def flattened(index: Any) -> Any:
-    """The same IVF,SQ8 index with a flat coarse quantizer, sharing its lists.
-
-    It must not outlive `index`.
+def parts(index: Any) -> tuple[ndarray | None, Any]:
+    """Rotation and IVF,SQ8 lists of an index, which share its memory and must not outlive it.
 
     Raises:
         ValueError: another type of index.
     """
     faiss = _faiss()
-    index = faiss.downcast_index(index)
-    if not isinstance(index, faiss.IndexIVFScalarQuantizer):
-        raise ValueError(f"expected an IVF,SQ8 index in memory, got {type(index).__name__}")
-    coarse = faiss.IndexFlat(index.d, index.metric_type)
-    if index.quantizer.ntotal:
-        coarse.add(index.quantizer.reconstruct_n(0, index.quantizer.ntotal))
-    flat = faiss.IndexIVFScalarQuantizer(
-        coarse, index.d, index.nlist, index.sq.qtype, index.metric_type, index.by_residual
-    )
-    flat.sq = index.sq
-    flat.code_size = index.code_size
-    flat.is_trained = index.is_trained
-    flat.ntotal = index.ntotal
-    flat.nprobe = min(index.nprobe, MAX_K)
-    flat.replace_invlists(index.invlists, False)
-    return flat
+    lists, rotation = faiss.downcast_index(index), None
+    if isinstance(lists, faiss.IndexPreTransform) and lists.chain.size() == 1:
+        linear = faiss.downcast_VectorTransform(lists.chain.at(0))
+        lists = faiss.downcast_index(lists.index)
+        if isinstance(linear, faiss.LinearTransform) and not linear.have_bias:
+            rotation = faiss.vector_to_array(linear.A).reshape(linear.d_out, linear.d_in)
+        else:
+            raise ValueError(f"expected a rotation before lists, got {type(linear).__name__}")
+    if not isinstance(lists, faiss.IndexIVFScalarQuantizer):
+        raise ValueError(f"expected an IVF,SQ8 index in memory, got {type(lists).__name__}")
+    return rotation, lists
 
 
-def _small_index() -> Any:
+def flattened(lists: Any) -> Any:
+    """The same lists with a flat coarse quantizer, which must not outlive them."""
     faiss = _faiss()
-    vectors = np.random.default_rng(0).standard_normal((512, 32), dtype=np.float32)
-    index = faiss.index_factory(32, "IVF4,SQ8")
-    index.train(vectors)
-    index.add(vectors)
-    return index
+    coarse = faiss.IndexFlat(lists.d, lists.metric_type)
+    if lists.quantizer.ntotal:
+        coarse.add(lists.quantizer.reconstruct_n(0, lists.quantizer.ntotal))
+    flat_lists = faiss.IndexIVFScalarQuantizer(
+        coarse, lists.d, lists.nlist, lists.sq.qtype, lists.metric_type, lists.by_residual
+    )
+    flat_lists.sq = lists.sq
+    flat_lists.code_size = lists.code_size
+    flat_lists.is_trained = lists.is_trained
+    flat_lists.ntotal = lists.ntotal
+    flat_lists.nprobe = min(lists.nprobe, MAX_K)
+    flat_lists.replace_invlists(lists.invlists, False)
+    return flat_lists
 
 
 def _selector(allowed: Bool[ndarray, " row"]) -> Any:

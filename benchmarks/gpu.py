@@ -1,6 +1,8 @@
 """Search on one GPU: 200M x 256 in IVF,SQ8 by FAISS, beside exact search by torch, in one command.
 
-    python benchmarks/gpu.py [--rows 200e6] [--seed 6] [--minutes 9] [--json]
+    python benchmarks/gpu.py [--rows 200e6] [--seed 6] [--minutes 9] [--device cuda|cpu] [--json]
+
+Needs numpy, torch, jaxtyping and, for what is not exact search, FAISS with its GPU code.
 
 Needs no network. Vectors are made on the device, block by block from the seed, and never held all
 at once: clusters of power-law size in a 30-dimensional latent space, a tanh network to 256
@@ -12,10 +14,13 @@ For each number of probed lists: recall@10 of the codes alone and of 4 x 10 cand
 median latency of single queries; queries a second at batches of 1, 32 and 1,024, from arrays in
 memory to row numbers; and the ratio of that time to reading the probed lists once at the bandwidth
 at which the device copies (bytes read and written). Whether selectors are obeyed is asked of a
-small index. Exact search by torch is timed on rows that stay on the device.
+small index. Filters that let a tenth of the rows through, at random and cluster by cluster, are
+answered by over-fetching where it finds enough: its share of the queries, recall@10 of 40 and
+latency. Exact search by torch, which answers the others, is timed on rows that stay on the device.
 
 Where there is no GPU or FAISS has no code for one, torch runs on the CPU (--rows 100000 for a
-look) and the rest says "not measured" and why. Past --minutes no further setting is begun.
+look) and the rest says "not measured" and why. --device cpu is a rehearsal of every step on a CPU,
+lists and all. Past --minutes no further setting is begun.
 stdout with --json is one JSON document.
 """
 
@@ -23,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import sys
 import time
@@ -36,12 +42,15 @@ from torch import Tensor
 
 from index import gpu
 from index.errors import GpuUnavailable
+from index.exact_scan import ExactScan, exact_search
+from index.overfetch import OVERFETCH, first_allowed
 
 DIM, LATENT, HIDDEN = 256, 30, 128
 CLUSTERS, NOISE = 3000, 0.10  # noise: of the signal's length
 QUERIES, K, CANDIDATES = 1024, 10, 40
 BATCHES = (1, 32, 1024)
 PROBES = (8, 16, 32, 64, 128)
+FILTER_SHARE, FILTER_PROBES = 0.1, 32
 NOT_MEASURED = "not measured"
 RESERVE_S = 90  # kept for the searches
 
@@ -61,9 +70,7 @@ class Sky:
     def block(self, number: int, num_rows: int) -> Tensor:
         """float16 (row, DIM), unit length."""
         made = self._generator(number)
-        pick = torch.rand(num_rows, generator=made, device=self.device)
-        member = torch.searchsorted(self.cumulative, pick).clamp_max(CLUSTERS - 1)
-        latent = self.centres[member]
+        latent = self.centres[self._members(made, num_rows)]
         latent = latent + 0.5 * torch.randn(num_rows, LATENT, generator=made, device=self.device)
         signal = torch.tanh(latent @ self.first) @ self.second
         noise = torch.randn(num_rows, DIM, generator=made, device=self.device)
@@ -71,8 +78,23 @@ class Sky:
         vectors = signal + noise * (NOISE * length / DIM**0.5)
         return torch.nn.functional.normalize(vectors, dim=1).half()
 
+    def filters(self, number: int, num_rows: int) -> dict[str, Tensor]:
+        """Rows of a block that filters of FILTER_SHARE let through, by kind of filter."""
+        member = self._members(self._generator(number), num_rows)
+        chance = torch.rand(num_rows, generator=self._generator(-2 - number), device=self.device)
+        return {"random": chance < FILTER_SHARE, "correlated": member < self._num_filtered}
+
+    @property
+    def _num_filtered(self) -> int:
+        return 1 + int(torch.searchsorted(self.cumulative, FILTER_SHARE))
+
+    def _members(self, made: torch.Generator, num_rows: int) -> Tensor:
+        """Cluster of each row: what a block's generator draws first."""
+        pick = torch.rand(num_rows, generator=made, device=self.device)
+        return torch.searchsorted(self.cumulative, pick).clamp_max(CLUSTERS - 1)
+
     def _generator(self, number: int) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + number + 1)
+        return torch.Generator(self.device).manual_seed(self.seed * 4_000_003 + number + 2_000_001)
 
 
 def main() -> None:
@@ -81,15 +103,27 @@ def main() -> None:
     parser.add_argument("--rows", type=float, default=200e6)
     parser.add_argument("--seed", type=int, default=6)
     parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="cpu: a rehearsal")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    report = measure(int(options.rows), options.seed, time.perf_counter() + 60 * options.minutes)
+    deadline = time.perf_counter() + 60 * options.minutes
+    report = measure(int(options.rows), options.seed, deadline, device=options.device)
     print(json.dumps(report) if options.json else json.dumps(report, indent=1))
 
 
-def measure(num_rows: int, seed: int, deadline: float) -> dict[str, Any]:
-    """Everything, as plain values; "not measured" with its reason where something is missing."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def measure(
+    num_rows: int, seed: int, deadline: float, *, device: str | None = None
+) -> dict[str, Any]:
+    """Everything, as plain values; "not measured" with its reason where something is missing.
+
+    Args:
+        num_rows: To be searched.
+        seed: Of the vectors.
+        deadline: By time.perf_counter; no further setting is begun after it.
+        device: Of torch; cpu: lists are searched there too. None: a GPU, if there is one.
+    """
+    rehearsal = device == "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     sky = Sky(seed, device)
     block_rows = min(num_rows, 1 << (20 if device == "cuda" else 15))
     num_blocks = -(-num_rows // block_rows)
@@ -103,9 +137,11 @@ def measure(num_rows: int, seed: int, deadline: float) -> dict[str, Any]:
         "intrinsic_dimension": round(intrinsic_dimension(sky.block(0, min(sizes[0], 20_000))), 1),
         "copy_gb_per_s": round(copy_bandwidth(device) / 1e9, 1),
     }
-    index, reason = trained(sky, sizes, block_rows)
-    scan = gpu.ExactScan(queries, k=K, device=device)
-    seconds = {"generate": 0.0, "fill": 0.0, "truth": 0.0}
+    index, reason = trained(sky, sizes, rehearsal=rehearsal)
+    scan = ExactScan(queries, k=K, device=device)
+    filtered = {kind: ExactScan(queries, k=K, device=device) for kind in sky.filters(0, 1)}
+    masks: dict[str, list[ndarray]] = {kind: [] for kind in filtered}
+    seconds = {"generate": 0.0, "fill": 0.0, "truth": 0.0, "filtered_truth": 0.0}
     for number, first_row, vectors in blocks(sky, sizes, block_rows, seconds):
         if index is not None:
             clock = Clock(device)
@@ -115,8 +151,15 @@ def measure(num_rows: int, seed: int, deadline: float) -> dict[str, Any]:
                 index, reason = None, f"at row {first_row:,}: {error}"
             seconds["fill"] += clock.seconds()
         clock = Clock(device)
-        scan.add(vectors, torch.arange(first_row, first_row + len(vectors), device=device))
+        numbers = torch.arange(first_row, first_row + len(vectors), device=device)
+        scan.add(vectors, numbers)
         seconds["truth"] += clock.seconds()
+        if index is not None:
+            clock = Clock(device)
+            for kind, allowed in sky.filters(number, len(vectors)).items():
+                filtered[kind].add(vectors[allowed], numbers[allowed])
+                masks[kind].append(allowed.cpu().numpy())
+            seconds["filtered_truth"] += clock.seconds()
         if number % 20 == 0:
             told = {name: round(value, 1) for name, value in seconds.items()}
             print(f"block {number + 1} of {num_blocks}: {told}", file=sys.stderr)
@@ -134,14 +177,15 @@ def measure(num_rows: int, seed: int, deadline: float) -> dict[str, Any]:
         return report
     moved, centroids, training = index
     report["selectors_obeyed"] = moved.obeys_selectors
-    moved.index.reclaimMemory()
-    free, all_bytes = torch.cuda.mem_get_info()
+    num_lists = len(centroids)
     report["faiss"] = {
+        "device": moved.device,
         "build_s": round(training + seconds["fill"], 1),
         "train_s": round(training, 1),
-        "lists": moved.index.nlist,
-        "index_gib": round(gpu.gpu_bytes(num_rows, DIM, moved.index.nlist, DIM) / 2**30, 2),
-        "device_gib_in_use": round((all_bytes - free) / 2**30, 2),
+        "rows_per_s": round(num_rows / (training + seconds["fill"]), 1),
+        "lists": num_lists,
+        "index_gib": round(gpu.gpu_bytes(num_rows, DIM, num_lists, DIM) / 2**30, 2),
+        "device_gib_in_use": gib_in_use(moved),
         "search": searches(
             moved,
             centroids,
@@ -150,9 +194,22 @@ def measure(num_rows: int, seed: int, deadline: float) -> dict[str, Any]:
             bandwidth=float(report["copy_gb_per_s"]) * 1e9,
             deadline=deadline,
         ),
+        "filters": [
+            filter_times(moved, queries, np.concatenate(masks[kind]), each.found().rows, kind)
+            for kind, each in filtered.items()
+        ],
     }
     rerank(report["faiss"]["search"], sky, sizes, block_rows, queries, truth)
     return report
+
+
+def gib_in_use(index: gpu.DeviceIndex) -> float | str:
+    """Memory of the whole GPU that is taken, after FAISS gave back what it had set aside."""
+    if index.device == "cpu":
+        return NOT_MEASURED
+    index.index.reclaimMemory()
+    free, all_bytes = torch.cuda.mem_get_info()
+    return round((all_bytes - free) / 2**30, 2)
 
 
 def blocks(
@@ -167,22 +224,28 @@ def blocks(
 
 
 def trained(
-    sky: Sky, sizes: list[int], block_rows: int
+    sky: Sky, sizes: list[int], *, rehearsal: bool
 ) -> tuple[tuple[gpu.DeviceIndex, ndarray, float] | None, str]:
     """An empty index on the GPU, its centroids and the seconds it took, or why there is none."""
     num_rows = sum(sizes)
     num_lists = min(65_536, 1 << round(np.log2(4 * np.sqrt(num_rows))))
     try:
-        gpu.require_gpu()
+        if not rehearsal:
+            gpu.require_gpu()
         start = time.perf_counter()
         wanted, sample = 48 * num_lists, []  # blocks are random, so the first are a fair sample
         for number, size in enumerate(sizes):
             sample.append(unit(sky.block(number, size)))
             if sum(map(len, sample)) >= wanted:
                 break
-        empty = gpu.train(np.concatenate(sample)[:wanted], num_lists=num_lists)
-        moved = gpu.to_gpu(empty, num_rows=num_rows, half_centroids=True)
-        centroids = empty.quantizer.reconstruct_n(0, num_lists)
+        vectors = np.concatenate(sample)[:wanted]
+        if rehearsal:
+            moved = gpu.on_cpu(gpu.train(vectors, num_lists=num_lists, gpu=None))
+            centroids = moved.index.quantizer.reconstruct_n(0, num_lists)
+        else:
+            empty = gpu.train(vectors, num_lists=num_lists)
+            moved = gpu.to_gpu(empty, num_rows=num_rows, half_centroids=True)
+            centroids = gpu.parts(empty)[1].quantizer.reconstruct_n(0, num_lists)
     except (GpuUnavailable, ImportError, OSError, RuntimeError) as error:
         return None, str(error)
     return (moved, centroids, time.perf_counter() - start), ""
@@ -199,8 +262,9 @@ def searches(
 ) -> list[dict[str, Any]]:
     """A row for each number of probed lists; bandwidth in bytes a second."""
     lengths = index.list_lengths()
-    distance = torch.cdist(torch.from_numpy(queries), torch.from_numpy(centroids))
-    nearest = distance.argsort(dim=1)[:, : max(PROBES)].numpy()  # (query, probed list)
+    turned = queries if index.rotation is None else queries @ index.rotation.T
+    near = torch.from_numpy(turned @ centroids.T)
+    nearest = near.argsort(dim=1, descending=True)[:, : max(PROBES)].numpy()  # (query, list)
     rows: list[dict[str, Any]] = []
     for nprobe in (each for each in PROBES if each <= len(lengths)):
         if time.perf_counter() > deadline:
@@ -238,6 +302,32 @@ def timed(index: gpu.DeviceIndex, queries: ndarray, batch: int, nprobe: int) -> 
         index.search(queries[start : start + batch], k=K, nprobe=nprobe)
         times.append(time.perf_counter() - begin)
     return times[3:]
+
+
+def filter_times(
+    index: gpu.DeviceIndex, queries: ndarray, allowed: ndarray, truth: ndarray, kind: str
+) -> dict[str, Any]:
+    """Over-fetching for a filter of FILTER_SHARE; queries that it leaves short are not its own."""
+    depth = min(gpu.MAX_K, math.ceil(OVERFETCH * CANDIDATES / FILTER_SHARE))
+    nprobe = min(gpu.MAX_K, math.ceil(FILTER_PROBES / FILTER_SHARE))
+    rows = first_allowed(index.search(queries, k=depth, nprobe=nprobe), allowed, CANDIDATES)
+    enough = (rows >= 0).all(axis=1)
+    times = []
+    for query in queries[:100]:
+        begin = time.perf_counter()
+        first_allowed(index.search(query[None], k=depth, nprobe=nprobe), allowed, CANDIDATES)
+        times.append(time.perf_counter() - begin)
+    found = recall(rows[enough], truth[enough]) if enough.any() else NOT_MEASURED
+    return {
+        "kind": kind,
+        "selectivity": round(float(allowed.mean()), 4),
+        "nprobe": nprobe,
+        "fetched": depth,
+        "answered_by_overfetch": round(float(enough.mean()), 4),
+        f"recall@10_of_{CANDIDATES}_candidates": found,
+        "p50_ms": round(1000 * float(np.median(times[3:])), 3),
+        "p95_ms": round(1000 * float(np.quantile(times[3:], 0.95)), 3),
+    }
 
 
 def rerank(
@@ -279,8 +369,8 @@ def exact_times(
     report: dict[str, Any] = {"rows": len(kept)}
     allowed = np.random.default_rng(0).random(len(kept)) < 0.01
     cases: dict[str, Callable[[int], object]] = {
-        "": lambda batch: gpu.exact_search(queries[:batch], kept, k=K, device=device),
-        "_1_percent_allowed": lambda batch: gpu.exact_search(
+        "": lambda batch: exact_search(queries[:batch], kept, k=K, device=device),
+        "_1_percent_allowed": lambda batch: exact_search(
             queries[:batch], kept, k=K, device=device, allowed=allowed
         ),
     }

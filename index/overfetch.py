@@ -60,7 +60,7 @@ def search_allowed(
         if allowed is None or index.obeys_selectors:
             rows = index.search(queries, k=k, nprobe=lists, allowed=allowed)
         else:
-            rows = _first_allowed(index.search(queries, k=depth, nprobe=lists), allowed, k)
+            rows = first_allowed(index.search(queries, k=depth, nprobe=lists), allowed, k)
     short = (rows >= 0).sum(axis=1) < min(k, num_allowed)
     if short.any():
         exact = exact_search(queries[short], vectors, k=k, allowed=allowed, device=index.device)
@@ -68,9 +68,10 @@ def search_allowed(
     return rows
 
 
-def _first_allowed(
+def first_allowed(
     found: Int64[ndarray, "query n"], allowed: Bool[ndarray, " row"], k: int
 ) -> Int64[ndarray, "query k"]:
+    """Of the rows found for each query the first k that are allowed, then -1."""
     keep = (found >= 0) & allowed[found]  # row -1 is the last, and masked before
     order = np.argsort(~keep, axis=1, kind="stable")[:, :k]
     rows = np.take_along_axis(found, order, axis=1)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import ModuleType
@@ -14,13 +18,22 @@ import pytest
 import torch
 
 from index import gpu
+from index.exact_scan import exact_search
+
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+WITHOUT = f"""
+import runpy, sys
+for name in ("pyarrow", "pandas", "duckdb", "pydantic", "astropy", "mocpy", "typer", "faiss"):
+    sys.modules[name] = None
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+"""
 
 
 @pytest.fixture
 def benchmark() -> ModuleType:
     """The script as a module, with few queries."""
-    file = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
-    found = importlib.util.spec_from_file_location("gpu_benchmark", file)
+    found = importlib.util.spec_from_file_location("gpu_benchmark", SCRIPT)
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
@@ -45,7 +58,7 @@ def test_searches_are_measured_against_the_truth(benchmark: ModuleType) -> None:
     index: Any = faiss.index_factory(benchmark.DIM, "IVF32,SQ8")
     index.train(vectors[:3000].astype(np.float32))
     index.add(vectors.astype(np.float32))
-    truth = gpu.exact_search(queries, vectors, k=benchmark.K).rows
+    truth = exact_search(queries, vectors, k=benchmark.K).rows
     rows = benchmark.searches(
         gpu.on_cpu(index),
         index.quantizer.reconstruct_n(0, 32),
@@ -56,10 +69,20 @@ def test_searches_are_measured_against_the_truth(benchmark: ModuleType) -> None:
     )
     benchmark.rerank(rows, sky, sizes, 3000, queries, truth)
     few_lists, more = rows
-    assert more["recall@10_ranked_anew"] >= max(0.99, more["recall@10"])
+    assert more["recall@10_ranked_anew"] >= max(0.95, more["recall@10"])
     assert more["recall@10_ranked_anew"] >= few_lists["recall@10_ranked_anew"]
     assert "found" not in more
     assert {"p50_ms", "qps_batch_32", "ratio_to_one_read_batch_1"} <= set(more)
+
+
+def test_it_starts_where_little_is_installed() -> None:
+    """On a machine without network there are numpy, torch, jaxtyping and maybe FAISS."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, "--help"],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--rows" in done.stdout
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -69,3 +92,27 @@ def test_what_needs_a_gpu_says_not_measured(benchmark: ModuleType) -> None:
     assert "GPU" in report["faiss"]["reason"]
     assert report["exact_torch"]["rows"] == 4000
     assert report["rows"] == 4000
+
+
+def test_a_rehearsal_on_a_cpu_measures_every_figure(benchmark: ModuleType) -> None:
+    vars(benchmark).update(FILTER_PROBES=8)
+    report = benchmark.measure(12_000, 6, time.perf_counter() + 1000, device="cpu")
+    assert json.loads(json.dumps(report)) == report
+    faiss_rows = report["faiss"]["search"]
+    assert [row["nprobe"] for row in faiss_rows] == [4, 16]
+    codes, anew = (faiss_rows[1][f"recall@10{name}"] for name in ("", "_ranked_anew"))
+    assert 1 >= anew >= codes > 0.85
+    random, correlated = report["faiss"]["filters"]
+    assert random["answered_by_overfetch"] > 0.99
+    assert random["recall@10_of_40_candidates"] >= 0.95
+    assert correlated["answered_by_overfetch"] < 0.9  # the others: an exact scan
+    assert {random["kind"], correlated["kind"]} == {"random", "correlated"}
+    assert all(0.08 < each["selectivity"] < 0.14 for each in (random, correlated))
+    assert report["faiss"]["device_gib_in_use"] == "not measured"  # there is none
+
+
+def test_a_run_out_of_time_says_so_and_measures_what_it_has(benchmark: ModuleType) -> None:
+    report = benchmark.measure(40_000, 6, time.perf_counter(), device="cpu")
+    assert report["stopped_early"] == "out of time"
+    assert report["rows"] == 1 << 15
+    assert [row["reason"] for row in report["faiss"]["search"]] == ["out of time"] * 2

@@ -33,7 +33,7 @@ def test_exact_search_equals_numpy(block_rows: int, num_queries: int, seed: int)
     np.testing.assert_array_equal(whole.rows, truth.rows)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     num=st.integers(1, 60), k=st.integers(1, 12), share=st.floats(0, 1), seed=st.integers(0, 2**31)
 )
@@ -110,7 +110,7 @@ def test_a_missing_cuda_device_is_named(seed: int) -> None:
         exact_search(unit(1, 8, seed), unit(5, 8, seed), k=1, device="cuda")
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(n=st.integers(1, 40), k=st.integers(1, 12), seed=st.integers(0, 2**31))
 def test_candidates_are_ranked_as_an_exact_search_ranks(n: int, k: int, seed: int) -> None:
     random = np.random.default_rng(seed)

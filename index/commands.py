@@ -258,11 +258,9 @@ def plan_command(
 
     Example: skykin plan --objects 200e6
     """
-    from dataclasses import asdict
-
     from index.plan import RATES, plan
 
-    planned = plan(int(objects), dim=dim, views=views.split(","))
+    planned = plan(objects, dim=dim, views=views.split(","))
     if as_json:
         rates = {name: asdict(rate) for name, rate in RATES.items()}
         typer.echo(json.dumps(asdict(planned) | {"rates": rates}, ensure_ascii=False))
@@ -276,16 +274,13 @@ def _show_plan(planned: Plan) -> None:
     def show(title: str, lines: Mapping[str, float | int | None], unit: int, name: str) -> None:
         typer.echo(title)
         for what, value in lines.items():
-            told = "not measured" if value is None else f"{value / unit:,.1f} {name}"
+            told = "not measured" if value is None else f"{value / unit:,.2f} {name}"
             typer.echo(f"  {what:<48} {told:>16}")
 
-    show("on disk", planned.disk, 2**30, "GiB")
-    both = {
-        "in all, with RaBitQ": total(planned.disk, without="index, SQ8"),
-        "in all, with SQ8": total(planned.disk, without="index, RaBitQ"),
-    }
-    show("", both, 2**30, "GiB")
-    show("memory to serve (one of the two indexes)", planned.ram, 2**30, "GiB")
+    show("on disk", planned.disk | {"in all": total(planned.disk)}, 2**30, "GiB")
+    show("memory to serve", planned.ram | {"in all": total(planned.ram)}, 2**30, "GiB")
+    if planned.other_codes:
+        show("instead of the index above, where asked for", planned.other_codes, 2**30, "GiB")
     show("GPU memory (one of these)", planned.gpu, 2**30, "GiB")
     show("hours", planned.hours, 1, "h")
     typer.echo("measured")
@@ -295,9 +290,9 @@ def _show_plan(planned: Plan) -> None:
                 f"  {rate.value:,g} {rate.unit}: {rate.what} ({rate.measured_on}; {rate.source})"
             )
     views = ", ".join(planned.views)
+    lists = f"{planned.codec} in {planned.num_lists:,} lists" if planned.codec else "no index"
     typer.echo(
-        f"plan: {planned.num_objects:,} objects, views {views}, {planned.dim} dimensions, "
-        f"{planned.num_lists:,} lists a view"
+        f"plan: {planned.num_objects:,} objects, views {views}, {planned.dim} dimensions, {lists}"
     )
 
 

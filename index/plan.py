@@ -6,20 +6,20 @@ below, which somebody measured. A rate that nobody measured is None, and so is w
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from index.codec import HNSW_LINKS, CodecConfig, Kind, choose
 from index.gpu import gpu_bytes
 from training.modalities import VIEWS
 
+MAX_OBJECTS = 10**12
+MAX_DIM = 100_000
 SEARCH_DIM = 256  # of the search head
-EXACT_ROWS = 200_000  # up to here vectors are scanned, and there is no FAISS index
-MAX_LISTS = 65_536
-TRAIN_PER_LIST = 50  # vectors that k-means sees of each list
-KMEANS_ROUNDS = 10
+CORES = 2  # that hours on a CPU are given for
 FASTSCAN_BLOCK = 32  # rows that a RaBitQ list is padded to
 SCRATCH_BYTES = 3 << 29  # 1.5 GiB that FAISS takes of every GPU
+CODES: dict[Kind, str] = {"rabitq": "RaBitQ", "sq8": "SQ8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,10 @@ class Rate:
 
 _XEON = "2026-11-21, 2 cores of an Intel Xeon"
 _EPYC = "2026-11-21, 2 cores of an AMD EPYC"
+_ONE_CORE = "2026-11-22, CPU time of one core of an Intel Xeon"
+_FILES = "2026-11-22, Intel Xeon"
 _RESULTS = "benchmarks/RESULTS.md"
+_PLAN = f"{_RESULTS}, Plan"
 RATES: dict[str, Rate] = {
     "embed_nano_cpu": Rate(
         72.0, "images/s", "build with nano, start-up included", _EPYC, f"{_RESULTS}, First light"
@@ -44,28 +47,24 @@ RATES: dict[str, Rate] = {
         2.45, "images/s", "AION-1 Base in bfloat16", _XEON, f"{_RESULTS}, Encoder"
     ),
     "embed_base_gpu": Rate(None, "images/s", "AION-1 Base, one H200", "", ""),
-    "kmeans_cpu": Rate(
-        186e9,
-        "flop/s",
-        "4,096 lists on 200,000 x 768 in 67.5 s, some other load",
-        "2026-11, 2 cores of an AMD EPYC",
-        "vector_index.md, section 3",
+    "kmeans_cpu": Rate(8.55e10, "flop/s", "k-means, 1,024 lists, 256 dimensions", _ONE_CORE, _PLAN),
+    "graph_cpu": Rate(4360.0, "centroids/s", "graph over 16,384 centroids", _ONE_CORE, _PLAN),
+    "fill_rabitq_cpu": Rate(
+        10_290.0, "rows/s", "coded by RaBitQ into 16,384 lists", _ONE_CORE, _PLAN
     ),
-    "fill_cpu": Rate(
-        210e9,
-        "flop/s",
-        "1M x 768 into 4,096 lists, flat coarse quantizer, SQ8, 31 s",
-        "2026-11, 2 cores of an AMD EPYC",
-        "vector_index.md, section 2",
-    ),
-    "build_gpu": Rate(None, "flop/s", "train and fill IVF,SQ8 on one H200", "", ""),
-    "row_bytes": Rate(
-        122.5, "bytes/row", "rows.parquet of the demo's 2,000 images", _XEON, "skykin demo"
-    ),
+    "fill_sq8_cpu": Rate(13_150.0, "rows/s", "coded by SQ8 into 16,384 lists", _ONE_CORE, _PLAN),
+    "build_gpu": Rate(None, "rows/s", "train and fill IVF,SQ8 on one H200", "", ""),
+    "row_bytes": Rate(122.6, "bytes/row", "rows.parquet of the demo's 2,000 images", _FILES, _PLAN),
     "object_bytes": Rate(
-        97.0, "bytes/object", "object table of the demo's 2,000 objects", _XEON, "skykin demo"
+        97.0, "bytes/object", "object table of the demo's 2,000 objects", _FILES, _PLAN
     ),
-    "object_memory": Rate(None, "bytes/object", "object table in memory, at 10M and more", "", ""),
+    "object_memory": Rate(
+        347.0,
+        "bytes/object",
+        "object table of 200,000 in memory, ids and positions used",
+        _FILES,
+        _PLAN,
+    ),
 }
 
 
@@ -73,119 +72,149 @@ RATES: dict[str, Rate] = {
 class Plan:
     """Bytes by what takes them and hours by what takes them; None is not measured.
 
-    `disk`, `ram` and `gpu` are bytes. In `disk` and `ram` the two codes exclude each other, in
-    `gpu` the three layouts do.
+    `disk`, `ram` and `gpu` are bytes. In `disk` and `ram` the codes that were not chosen stand
+    apart, in `other_codes`; in `gpu` the layouts exclude each other.
     """
 
     num_objects: int
     views: tuple[str, ...]
     dim: int
-    num_lists: int  # of each view; 0: scanned, no FAISS index
+    codec: Kind | None  # of each view, as index/codec.py chooses; None: scanned, no FAISS index
+    num_lists: int  # of each view
     disk: dict[str, int]
-    ram: dict[str, int | None]
+    ram: dict[str, int]
+    other_codes: dict[str, int]
     gpu: dict[str, int]
     hours: dict[str, float | None]
 
 
-def plan(num_objects: int, *, dim: int = 768, views: Sequence[str] = ("image",)) -> Plan:
-    """What a sky takes in which every object has one row of each view.
+def plan(num_objects: float | int, *, dim: int = 768, views: Sequence[str] = ("image",)) -> Plan:
+    """What a sky takes in which every object has one row of each view, in one segment a view.
 
     Args:
-        num_objects: At least 1.
-        dim: Of the encoder's vectors.
+        num_objects: A whole number from 1 to MAX_OBJECTS.
+        dim: Of the encoder's vectors, from 1 to MAX_DIM.
         views: Those that are kept.
 
     Raises:
-        ValueError: a number is not positive, or a view is unknown or named twice.
+        ValueError: a number is out of range, or a view is unknown or named twice.
     """
-    if num_objects < 1 or dim < 1:
-        raise ValueError(f"expected at least one object and dimension, got {num_objects}, {dim}")
+    if not 1 <= num_objects <= MAX_OBJECTS or num_objects != int(num_objects):  # NaN too
+        raise ValueError(
+            f"expected a whole number of objects from 1 to {MAX_OBJECTS:,}, got {num_objects:,}"
+        )
+    if not 1 <= dim <= MAX_DIM:
+        raise ValueError(f"expected a dimension from 1 to {MAX_DIM:,}, got {dim:,}")
     unknown = [view for view in views if view not in VIEWS]
     if not views or unknown or len(set(views)) < len(views):
         raise ValueError(f"expected different views of {', '.join(VIEWS)}, got {', '.join(views)}")
-    num_rows = num_objects * len(views)
-    lists = _num_lists(num_objects)
-    centroids = lists * SEARCH_DIM * 4 * len(views)
-    # RaBitQ: a bit a dimension and two numbers; SQ8: a byte a dimension; both: an id of 8 bytes
-    padded = num_rows + lists * len(views) * (FASTSCAN_BLOCK - 1) // 2
-    rabitq = padded * (SEARCH_DIM // 8 + 8 + 8) + centroids if lists else 0
-    sq8 = num_rows * (SEARCH_DIM + 8) + centroids if lists else 0
+    num_objects = int(num_objects)
+    config = choose(num_objects, SEARCH_DIM)
+    rows = num_objects * len(views)
     disk = {
-        "store, float16 encoder vectors": num_rows * (dim * 2 + 32),
-        "vectors.npy, float16": num_rows * SEARCH_DIM * 2,
-        "object_key.npy": num_rows * 8,
-        "rows.parquet": _times(num_rows, "row_bytes"),
+        "store, float16 encoder vectors": rows * (dim * 2 + 32),
+        "vectors.npy, float16": rows * SEARCH_DIM * 2,
+        "object_key.npy": rows * 8,
+        "rows.parquet": _times(rows, "row_bytes"),
         "object table": _times(num_objects, "object_bytes"),
-        "index, RaBitQ": rabitq,
-        "index, SQ8": sq8,
     }
-    object_memory = RATES["object_memory"].value
-    ram: dict[str, int | None] = {
-        "vectors, float32, scanned": 0 if lists else num_rows * SEARCH_DIM * 4,
-        "index, RaBitQ, vectors.npy mapped": rabitq,
-        "index, SQ8": sq8,
-        "object_key.npy": num_rows * 8,
-        "one filter and deleted rows, bits": num_rows // 4,
-        "object table": None if object_memory is None else round(num_objects * object_memory),
+    ram: dict[str, int] = {
+        "object table": _times(num_objects, "object_memory"),
+        "object_key.npy, mapped": rows * 8,
+        "deleted rows, a byte each": rows,
     }
-    gpu = {
-        "IVF,SQ8": gpu_bytes(num_rows, SEARCH_DIM, lists * len(views), SEARCH_DIM) + SCRATCH_BYTES,
-        "IVF,SQ8, two versions at once": 2
-        * gpu_bytes(num_rows, SEARCH_DIM, lists * len(views), SEARCH_DIM)
-        + SCRATCH_BYTES,
-        "exact, float16 on the device": num_rows * SEARCH_DIM * 2,
-    }
+    other: dict[str, int] = {}
+    if config is None:
+        ram["vectors, float32, scanned"] = rows * SEARCH_DIM * 4
+    else:
+        for kind, name in CODES.items():
+            size = index_bytes(replace(config, kind=kind), num_objects) * len(views)
+            if kind == config.kind:
+                disk[f"index, {name}"] = ram[f"index, {name}"] = size
+            else:
+                other[f"index, {name}"] = size
+        disk["codec"] = coarse_bytes(config) * len(views)
+        ram["list of each row, for filters"] = rows * 4
+        ram["one filter, by object and row"] = num_objects + rows + rows // 8
     return Plan(
         num_objects=num_objects,
         views=tuple(views),
         dim=dim,
-        num_lists=lists,
+        codec=None if config is None else config.kind,
+        num_lists=0 if config is None else config.num_lists,
         disk=disk,
         ram=ram,
-        gpu=gpu,
-        hours=_hours(num_objects, lists, views),
+        other_codes=other,
+        gpu=_gpu(config, rows, len(views)),
+        hours=_hours(config, num_objects, views),
     )
 
 
-def total(parts: dict[str, int], *, without: str) -> int:
-    """Sum of all parts but one, for codes that exclude each other."""
-    return sum(value for name, value in parts.items() if name != without)
+def index_bytes(config: CodecConfig, num_rows: int) -> int:
+    """Of index.faiss, on disk and in memory alike, to a few per cent."""
+    lists = config.num_lists
+    padded = num_rows  # a list of n rows is rounded up, by half a block on average
+    if config.kind == "rabitq":
+        padded += lists * (FASTSCAN_BLOCK - 1) // 2
+    code = config.bytes_a_row - 8
+    return padded * code + num_rows * 8 + coarse_bytes(config)
 
 
-def _num_lists(num_rows: int) -> int:
-    """The power of two next to 4 sqrt(n), at most 65,536; 0 where all rows are scanned."""
-    if num_rows <= EXACT_ROWS:
-        return 0
-    return min(MAX_LISTS, 1 << round(math.log2(4 * math.sqrt(num_rows))))
+def coarse_bytes(config: CodecConfig) -> int:
+    """Of the rotation, the centroids and the graph over them."""
+    links = 4 * (2 * HNSW_LINKS + 2) + 12  # and upper levels, offset and level of a node
+    return config.dim**2 * 4 + config.num_lists * (config.dim * 4 + links)
 
 
-def _hours(num_objects: int, lists: int, views: Sequence[str]) -> dict[str, float | None]:
+def _gpu(config: CodecConfig | None, rows: int, num_views: int) -> dict[str, int]:
+    gpu = {"exact, float16 on the device": rows * SEARCH_DIM * 2}
+    if config is not None:
+        size = gpu_bytes(rows, SEARCH_DIM, config.num_lists * num_views, SEARCH_DIM)
+        gpu["IVF,SQ8"] = size + SCRATCH_BYTES
+        gpu["IVF,SQ8, two versions at once"] = 2 * size + SCRATCH_BYTES
+    return gpu
+
+
+def _hours(
+    config: CodecConfig | None, num_objects: int, views: Sequence[str]
+) -> dict[str, float | None]:
     """Of one pass over everything, by step and machine."""
     hours: dict[str, float | None] = {}
     for view in views:
         for name, where in (
-            ("embed_nano_cpu", "nano on 2 cores"),
-            ("embed_base_cpu", "AION-1 Base on 2 cores"),
+            ("embed_nano_cpu", f"nano on {CORES} cores"),
+            ("embed_base_cpu", f"AION-1 Base on {CORES} cores"),
             ("embed_base_gpu", "AION-1 Base on one H200"),
         ):
             # only images were measured
             rate = RATES[name].value if view == "image" else None
             hours[f"embed {view}, {where}"] = None if rate is None else num_objects / rate / 3600
-    train = min(num_objects, TRAIN_PER_LIST * lists) * lists * SEARCH_DIM * 2.0 * KMEANS_ROUNDS
-    fill = float(num_objects) * lists * SEARCH_DIM * 2.0
-    kmeans_rate, fill_rate = RATES["kmeans_cpu"].value, RATES["fill_cpu"].value
-    on_cpu = None
-    if kmeans_rate is not None and fill_rate is not None:
-        on_cpu = (train / kmeans_rate + fill / fill_rate) * len(views) / 3600
-    gpu_rate = RATES["build_gpu"].value
-    hours["index, SQ8, flat coarse quantizer, on 2 cores"] = on_cpu
-    hours["index, SQ8, on one H200"] = (
-        None if gpu_rate is None else (train + fill) * len(views) / gpu_rate / 3600
+    if config is None:
+        return hours
+    lists = config.num_lists
+    flop = 2.0 * min(num_objects, config.num_train) * lists * SEARCH_DIM * config.num_iterations
+    seconds = flop / _rate("kmeans_cpu") + lists / _rate("graph_cpu")
+    hours[f"train the codec on {CORES} cores"] = seconds * len(views) / CORES / 3600
+    for kind, name in CODES.items():
+        seconds = num_objects * len(views) / _rate(f"fill_{kind}_cpu") / CORES
+        hours[f"code all rows, {name}, on {CORES} cores"] = seconds / 3600
+    on_gpu = RATES["build_gpu"].value
+    hours["train and code, SQ8, on one H200"] = (
+        None if on_gpu is None else num_objects * len(views) / on_gpu / 3600
     )
     return hours
 
 
-def _times(num: int, rate: str) -> int:
-    value = RATES[rate].value
+def total(parts: Mapping[str, int]) -> int:
+    """Bytes of all parts together."""
+    return sum(parts.values())
+
+
+def _rate(name: str) -> float:
+    value = RATES[name].value
     assert value is not None
-    return round(num * value)
+    return value
+
+
+def _times(num: int, rate: str) -> int:
+    return round(num * _rate(rate))

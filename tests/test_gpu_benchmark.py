@@ -20,7 +20,6 @@ import torch
 from index import gpu
 from index.exact_scan import exact_search
 
-
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 WITHOUT = f"""
 import runpy, sys
@@ -95,16 +94,16 @@ def test_what_needs_a_gpu_says_not_measured(benchmark: ModuleType) -> None:
 
 
 def test_a_rehearsal_on_a_cpu_measures_every_figure(benchmark: ModuleType) -> None:
-    vars(benchmark).update(FILTER_PROBES=8)
-    report = benchmark.measure(12_000, 6, time.perf_counter() + 1000, device="cpu")
+    vars(benchmark).update(FILTER_PROBES=16)
+    report = benchmark.measure(6_000, 6, time.perf_counter() + 1000, device="cpu")
     assert json.loads(json.dumps(report)) == report
     faiss_rows = report["faiss"]["search"]
     assert [row["nprobe"] for row in faiss_rows] == [4, 16]
     codes, anew = (faiss_rows[1][f"recall@10{name}"] for name in ("", "_ranked_anew"))
-    assert 1 >= anew >= codes > 0.85
+    assert 1 >= anew >= codes >= faiss_rows[0]["recall@10"] > 0.5
     random, correlated = report["faiss"]["filters"]
     assert random["answered_by_overfetch"] > 0.99
-    assert random["recall@10_of_40_candidates"] >= 0.95
+    assert random["recall@10_of_40_candidates"] >= 0.9
     assert correlated["answered_by_overfetch"] < 0.9  # the others: an exact scan
     assert {random["kind"], correlated["kind"]} == {"random", "correlated"}
     assert all(0.08 < each["selectivity"] < 0.14 for each in (random, correlated))
@@ -112,7 +111,7 @@ def test_a_rehearsal_on_a_cpu_measures_every_figure(benchmark: ModuleType) -> No
 
 
 def test_a_run_out_of_time_says_so_and_measures_what_it_has(benchmark: ModuleType) -> None:
-    report = benchmark.measure(40_000, 6, time.perf_counter(), device="cpu")
+    report = benchmark.measure(33_000, 6, time.perf_counter(), device="cpu")
     assert report["stopped_early"] == "out of time"
     assert report["rows"] == 1 << 15
     assert [row["reason"] for row in report["faiss"]["search"]] == ["out of time"] * 2

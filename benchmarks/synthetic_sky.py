@@ -27,7 +27,7 @@ from numpy import ndarray
 from synthetic_vectors import ATTRIBUTES, BLOCK_ROWS, Block, Population
 
 from index import disk
-from index.codec import IndexConfig
+from index.codec import BY_THE_RULE, IndexConfig
 from index.coding import Coded, Part, code
 from index.filtering import Live
 from index.footprint import footprint, write_footprint
@@ -49,7 +49,6 @@ from index.versions import publish
 
 VIEW = "image"
 SURVEY = "synthetic"
-BY_THE_RULE = IndexConfig()
 _PER_SQUARE_DEGREE = 10_000
 _POSITIONS = 100  # stream of random numbers, none of synthetic_vectors
 

@@ -69,6 +69,9 @@ class IndexConfig:
     memory_gib: float | None = Field(default=None, gt=0)  # what the codes of a view may take
 
 
+BY_THE_RULE = IndexConfig()
+
+
 @dataclass(frozen=True, slots=True)
 class Codec:
     """A trained codec."""
@@ -95,7 +98,7 @@ def read_index_config(file: Path) -> IndexConfig:
     return read_config(IndexConfig, values, where=file)
 
 
-def choose(num_rows: int, dim: int, config: IndexConfig) -> CodecConfig | None:
+def choose(num_rows: int, dim: int, config: IndexConfig = BY_THE_RULE) -> CodecConfig | None:
     """The codec of a view of so many rows; None where an exact scan is fast enough.
 
     The rule: up to `exact_rows` none; above, RaBitQ, which is both smaller and faster than SQ8 at

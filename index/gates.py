@@ -17,7 +17,6 @@ from index.comparison import Outage
 from index.evaluation import OpenVersion, evaluate
 from index.manifest import Manifest
 from index.nightly_config import LabelGate, NightlyConfig
-from index.recall import RecallCurve
 from index.updating import Draft, lines_removed
 from index.version import Version
 
@@ -87,7 +86,7 @@ def version_gates(
     # opening it checks that every file is there; who has the sky's lock needs no lease
     version = Version(sky, manifest.number, held=False)
     yield _counts(base, draft, version)
-    yield from recall_gates(manifest.recall, manifest.curves, config.min_recall)
+    yield recall_gate(manifest.recall, config.min_recall)
     if config.labels is not None:
         yield from _label_gates(base, version, config.labels)
 
@@ -115,31 +114,19 @@ def _counts(base: Version | None, draft: Draft, version: Version) -> Gate:
     )
 
 
-def recall_gates(
-    recall: float | None, curves: Sequence[RecallCurve], bound: float
-) -> Iterator[Gate]:
-    """recall@10 of a version: what its curves reach with the most effort, view by view.
+def recall_gate(recall: float | None, bound: float) -> Gate:
+    """recall@10 at the default effort, the lowest of all coded views.
 
     Args:
-        recall: As the manifest has it; None: not measured.
-        curves: Of the views that are not searched exactly.
-        bound: That each has to reach.
+        recall: As the manifest has it; None: every search is exact.
+        bound: That it has to reach.
     """
-    for curve in curves:
-        kinds = (curve.rows, curve.directions)
-        reached = min(max((each.recall_at_10 for each in kind), default=0.0) for kind in kinds)
-        yield _recall(f"recall@10 of view {curve.view}", reached, bound)
-    if recall is not None:
-        yield _recall("recall@10", recall, bound)
-    elif not curves:
-        yield Gate(
+    if recall is None:
+        return Gate(
             name="recall@10", passed=True, measured=None, bound=bound, text="exact, not measured"
         )
-
-
-def _recall(name: str, recall: float, bound: float) -> Gate:
     return Gate(
-        name=name,
+        name="recall@10",
         passed=recall >= bound,
         measured=recall,
         bound=bound,

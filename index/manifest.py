@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from index import disk
-from index.codec import IndexConfig
+from index.codec import BY_THE_RULE, IndexConfig
 from index.errors import NotASky, VersionCorrupt
 from index.partitions import Partition
 from index.recall import RecallCurve
@@ -112,7 +112,7 @@ class SkyHead(BaseModel):
 
     format: int
     encoder: EncoderReference
-    index: IndexConfig = IndexConfig()
+    index: IndexConfig = BY_THE_RULE
 
 
 def read_head(sky: Path) -> SkyHead:

@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from index import coding, compaction, disk, sky_head
 from index.changes import Changes
-from index.codec import Codec, IndexConfig
+from index.codec import BY_THE_RULE, Codec, IndexConfig
 from index.embedding import Progress
 from index.filtering import Live
 from index.footprint import footprint, write_footprint
@@ -69,7 +69,7 @@ class VersionWriter:
     progress: Progress | None
     foreign: set[tuple[str, str]] = field(default_factory=set)  # view, survey new to the head
     num_joint_left_out: int | None = 0
-    index: IndexConfig = field(default_factory=IndexConfig)
+    index: IndexConfig = BY_THE_RULE
     again: Sequence[int] | None = None  # segments to write again; None: those that are due
     measure: bool = False  # recall is measured again, however little has changed
 

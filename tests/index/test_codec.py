@@ -13,7 +13,6 @@ from index.codec import Codec, CodecConfig, IndexConfig
 from index.errors import VersionCorrupt
 from index.probing import Effort, Lists
 
-RULE = IndexConfig()
 DIM, NUM, NUM_LISTS = 64, 8000, 64
 
 
@@ -153,13 +152,13 @@ def test_a_file_of_other_content_never_reaches_faiss(codec: Codec, tmp_path: Pat
 
 
 def test_codec_is_chosen_by_rows_and_memory() -> None:
-    assert codecs.choose(200_000, 256, RULE) is None
-    one, ten = codecs.choose(10**6, 256, RULE), codecs.choose(10**7, 256, RULE)
+    assert codecs.choose(200_000, 256) is None
+    one, ten = codecs.choose(10**6, 256), codecs.choose(10**7, 256)
     assert one is not None
     assert ten is not None
     assert (one.kind, one.num_lists) == ("rabitq", 4096)
     assert ten.num_lists == 16_384
-    assert codecs.choose(10**9, 256, RULE).num_lists == codecs.MAX_LISTS  # type: ignore[union-attr]
+    assert codecs.choose(10**9, 256).num_lists == codecs.MAX_LISTS  # type: ignore[union-attr]
     with pytest.raises(ValueError, match=r"2.24 GiB, and memory_gib allows 1.00"):
         codecs.choose(50 * 10**6, 256, IndexConfig(memory_gib=1))
 

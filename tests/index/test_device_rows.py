@@ -39,7 +39,7 @@ def stored() -> ndarray:
     random = np.random.default_rng(3)
     spread = unit(300, DIM, 1)[random.integers(300, size=NUM)]
     vectors = spread + 0.1 * random.standard_normal((NUM, DIM))
-    vectors[100] = vectors[40_000]  # a tie
+    vectors[100] = vectors[20_000]  # a tie
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
 

@@ -153,7 +153,8 @@ def test_the_gpu_code_has_what_is_asked_of_it() -> None:
         assert hasattr(library.GpuIndexIVFScalarQuantizer, name)
     resources = library.StandardGpuResources()
     resources.setDefaultNullStreamAllDevices()
-    flat = gpu.flattened(ivf(unit(700, 8, 0)))
+    index = ivf(unit(700, 8, 0))
+    flat = gpu.flattened(index)  # which index must outlive
     if not HAS_GPU:
         with pytest.raises(RuntimeError, match="Invalid GPU device 0"):
             library.index_cpu_to_gpu(resources, 0, flat, options)

@@ -23,6 +23,7 @@ from discovery.seeds import (
     without_position,
 )
 from index import sky_head
+from index.choosing import choose, objects_in
 from index.errors import OutsideFootprint
 from index.faiss_distributions import check_one_faiss
 from index.filtering import Filter
@@ -110,7 +111,7 @@ class Sky:
         version = self._version
         own = query.file is not None or len(query.observations) > 0
         aim = resolve(query, version, self.encoder() if own else None)
-        there = version.there(aim.view)
+        there = objects_in(version, aim.view)
         num_there = int(np.count_nonzero(there))
         if query.k is not None and query.k > num_there:
             raise ValueError(
@@ -288,7 +289,7 @@ class Sky:
 
 def _corpus(version: Version, view: str) -> Int64[ndarray, " key"]:
     """Keys, ascending, of all objects that can be found in a view."""
-    return np.flatnonzero(version.there(view))
+    return np.flatnonzero(objects_in(version, view))
 
 
 def _collapsed(
@@ -310,7 +311,7 @@ def _chosen(version: Version, query: Query, view: str) -> Filter:
     if query.cone is not None:
         ra_deg, dec_deg, radius_deg = query.cone
         cone = (ra_deg, dec_deg, radius_deg * 3600)
-        inside = version.choose(cone=cone)
+        inside = choose(version, cone=cone)
         assert inside.allowed is not None
         if not inside.allowed.any() and not in_footprint(version, ra_deg, dec_deg):
             raise OutsideFootprint(
@@ -318,7 +319,8 @@ def _chosen(version: Version, query: Query, view: str) -> Filter:
                 f"{dec_deg:+.6f}, which is outside the footprint of this sky "
                 f"({footprint_text(version)}); {without_position(version)}"
             )
-    return version.choose(
+    return choose(
+        version,
         where=query.where,
         cone=cone,
         moc=None if query.moc is None else read_moc(Path(query.moc)),

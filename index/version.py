@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import duckdb
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -18,7 +18,7 @@ from numpy import ndarray
 from index import disk, lease, search
 from index.errors import UnknownObject, VersionCorrupt
 from index.filtering import Filter, Filters, Live
-from index.footprint import covers, read_footprint
+from index.footprint import read_footprint
 from index.manifest import Manifest, read_manifest
 from index.partitions import read_partitions
 from index.predicate import condition, connection
@@ -27,6 +27,7 @@ from index.search import Neighbors
 from index.segment import Segment, check_size
 from training.observations import check_position
 
+MANY_IDS = 1_000  # beyond, all ids are hashed once instead of looked up by halves
 FEW_EXCLUDED = 1_000  # objects to exclude: up to here they are found and dropped
 _HIDDEN = ("object_key", "views", "_healpix_29")  # not for predicates
 
@@ -59,8 +60,8 @@ class Version:
         self.num_without_position = self.manifest.num_without_position
         for file in self.manifest.files:
             check_size(sky / file.file, file.num_bytes)
-        self._everything, self._filters = Filter(), Filters()
-        self._there = Filters(max_bytes=1 << 62)  # one a view
+        # that choosing.py made; a filter knows which rows are deleted, so each version has its own
+        self.filters, self.everything = Filters(), Filter()
         self.segments = tuple(self._open_segment(i) for i in range(len(self.manifest.segments)))
         alive = {
             record.view for record in self.manifest.segments if record.num_rows > record.num_deleted
@@ -103,7 +104,7 @@ class Version:
 
     def keys_of(self, object_ids: Sequence[str]) -> Int64[ndarray, " n"]:
         """Keys of object ids, in their order; UnknownObject names those that are not here."""
-        place = self._ids.get_indexer(pd.Index(list(object_ids), dtype=object))
+        place = self._places_of_ids(object_ids)
         if (place < 0).any():
             missing = [object_ids[i] for i in np.flatnonzero(place < 0).tolist()]
             more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
@@ -115,7 +116,7 @@ class Version:
 
     def known_keys(self, object_ids: Sequence[str]) -> dict[str, int]:
         """Keys of those object ids that are here."""
-        place = self._ids.get_indexer(pd.Index(list(object_ids), dtype=object))
+        place = self._places_of_ids(object_ids)
         return {
             object_ids[i]: int(self._keys[place[i]]) for i in np.flatnonzero(place >= 0).tolist()
         }
@@ -165,40 +166,6 @@ class Version:
         inside = inside[np.lexsort((keys[inside], separations[inside]))]
         return keys[inside], separations[inside]
 
-    def in_moc(self, moc: MOC) -> Int64[ndarray, " n"]:
-        """Keys, ascending, of the objects whose position lies in a MOC."""
-        known = self.table["ra_deg"].is_valid().to_numpy()
-        some = self.table.filter(pa.array(known))
-        if not some.num_rows:
-            return self._keys[:0]
-        inside = covers(moc, some["ra_deg"].to_numpy(), some["dec_deg"].to_numpy())
-        return self._keys[known][inside]
-
-    def seen_by(self, surveys: Sequence[str], *, view: str | None = None) -> Int64[ndarray, " n"]:
-        """Keys, ascending, of the objects that have a row of one of these surveys.
-
-        Args:
-            surveys: By name; a joint view of several counts for each.
-            view: Only rows of this view; None or "any": of every view.
-
-        Raises:
-            ValueError: no row here is of such a survey.
-        """
-        rows = self.all_rows.select(["object_key", "view", "survey"])
-        names = rows["survey"].combine_chunks().dictionary_encode()
-        parts = [name.split("+") for name in names.dictionary.to_pylist()]
-        there = sorted({part for some in parts for part in some})
-        for survey in surveys:
-            if survey not in there:
-                raise ValueError(
-                    f"no observation here is of survey {survey!r}: expected {', '.join(there)}"
-                )
-        meant = np.array([not set(some).isdisjoint(surveys) for some in parts], bool)
-        chosen = meant[names.indices.to_numpy()]
-        if view not in (None, "any"):
-            chosen &= pc.equal(rows["view"], view).to_numpy()
-        return np.unique(rows["object_key"].to_numpy()[chosen])
-
     def vectors(self, keys: Int64[ndarray, " n"], view: str) -> Float32[ndarray, "n dim"]:
         """Unit search vectors of some objects; the first row of the view where there are several.
 
@@ -229,7 +196,7 @@ class Version:
         source.
         """
         wanted, lines, first = np.unique(keys), [], 0
-        for there in self._live_keys:
+        for there in self.live_keys:
             starts = np.searchsorted(there, wanted, side="left")
             ends = np.searchsorted(there, wanted, side="right")
             lines += [np.arange(a, b) for a, b in zip(starts + first, ends + first, strict=True)]
@@ -249,7 +216,7 @@ class Version:
         return pa.concat_tables(tables, promote_options="permissive")
 
     @cached_property
-    def _live_keys(self) -> tuple[Int64[ndarray, " row"], ...]:
+    def live_keys(self) -> tuple[Int64[ndarray, " row"], ...]:
         """Keys, ascending, of the live rows of each segment."""
         return tuple(
             live.segment.object_key if live.alive is None else live.segment.object_key[live.alive]
@@ -287,7 +254,7 @@ class Version:
             view: One of `views`, or "any": ranks of each view are fused (see search.fuse).
             k: At least 1. Rows shorter than k end in key -1, score -inf.
             keys: Only these objects; None: all.
-            chosen: Only what this filter, from `choose`, allows; with `keys` what both allow.
+            chosen: Only what this filter of `choosing.choose` allows; with `keys` what both allow.
             exclude: Never these.
             recall: Share of the exact answer that is to be found, on average; 1 = look at every
                 row.
@@ -311,7 +278,7 @@ class Version:
             raise ValueError(f"expected a recall above 0 and up to 1, got {recall}")
         num_keys = self.manifest.next_object_key
         if chosen is None:
-            chosen = self._everything
+            chosen = self.everything
         if keys is not None:
             chosen &= Filter.of_keys(keys, num_keys)
         left_out = np.empty(0, np.int64) if exclude is None else np.unique(exclude)
@@ -329,61 +296,6 @@ class Version:
             for each in self.views
         ]
         return search.fuse(each_view, k=asked)
-
-    def choose(
-        self,
-        *,
-        where: str | None = None,
-        cone: tuple[float, float, float] | None = None,
-        moc: MOC | None = None,
-        surveys: Sequence[str] = (),
-        view: str | None = None,
-    ) -> Filter:
-        """The objects that a predicate, a cone, a MOC and surveys leave, for `search`.
-
-        Made once and kept for the next question that has the same.
-
-        Args:
-            where: As `where` takes it; None: all.
-            cone: ra_deg, dec_deg, radius_arcsec, as `in_cone` takes them; None: all.
-            moc: Cells of the sky; objects without a position lie in none. None: all.
-            surveys: Objects that have a row of one of these; empty: all.
-            view: In which the surveys' rows are; None: any.
-
-        Raises:
-            ValueError: as `where` and `in_cone`, or a survey that no row here is of.
-        """
-
-        def make() -> Filter:
-            made, num_keys = self._everything, self.manifest.next_object_key
-            if where is not None:
-                made &= Filter.of_keys(self.where(where), num_keys)
-            if cone is not None:
-                made &= Filter.of_keys(self.in_cone(*cone)[0], num_keys)
-            if moc is not None:
-                made &= Filter.of_keys(self.in_moc(moc), num_keys)
-            if surveys:
-                made &= Filter.of_keys(self.seen_by(surveys, view=view), num_keys)
-            return made
-
-        cells = None if moc is None else moc.to_string(format="ascii")
-        asked = (where, cone, cells, tuple(surveys), view if surveys else None)
-        is_asked = any(each is not None for each in (where, cone, moc)) or bool(surveys)
-        return self._filters.get(asked, make) if is_asked else self._everything
-
-    def there(self, view: str) -> Bool[ndarray, " key"]:
-        """Which objects, by key, have a row in a view; of "any" those that are in the table."""
-        return self._there.get(view, lambda: self._found_in(view)).allowed  # type: ignore[return-value]
-
-    def _found_in(self, view: str) -> Filter:
-        if view == "any":
-            return Filter.of_keys(self._keys, self.manifest.next_object_key)
-        keys = [
-            there
-            for live, there in zip(self.segments, self._live_keys, strict=True)
-            if live.segment.view == view
-        ]
-        return Filter.of_keys(np.concatenate(keys), self.manifest.next_object_key)
 
     def _find(
         self,
@@ -432,8 +344,24 @@ class Version:
         return self.table["object_key"].to_numpy()
 
     @cached_property
-    def _ids(self) -> pd.Index:
-        return pd.Index(self.table["object_id"].to_pylist(), dtype=object)
+    def _ids(self) -> tuple[pa.StringArray, Int64[ndarray, " object"]]:
+        """Ids as the table has them, and the lines of the table in the order of their ids."""
+        ids = self.table["object_id"].combine_chunks()
+        return ids, pc.sort_indices(ids).to_numpy().astype(np.int64)
+
+    def _places_of_ids(self, object_ids: Sequence[str]) -> Int64[ndarray, " n"]:
+        """Lines of the table, -1 for an id that is not here."""
+        ids, order = self._ids
+        if len(object_ids) > MANY_IDS:
+            found = pc.index_in(pa.array(object_ids, pa.string()), value_set=ids)
+            return found.fill_null(-1).to_numpy().astype(np.int64)
+        place = np.full(len(object_ids), -1, np.int64)
+        for number, each in enumerate(object_ids):
+            # UTF-8, by which Arrow sorts, has the order of code points, by which Python compares
+            i = bisect_left(order, each, key=lambda line: ids[int(line)].as_py())
+            if i < len(order) and ids[int(order[i])].as_py() == each:
+                place[number] = order[i]
+        return place
 
     @cached_property
     def _positions(self) -> tuple[ndarray, ndarray]:

@@ -11,6 +11,7 @@ from peers import K
 from synthetic_sky import VIEW, write_sky
 from synthetic_vectors import Population
 
+from index.choosing import choose
 from index.filtering import Filter
 from index.recall import DEFAULT_RECALL
 from index.version import Version
@@ -69,7 +70,7 @@ class Ours:
     ) -> Int64[ndarray, " k"]:
         """The K most similar of the objects that a predicate is true for."""
         assert self._version is not None
-        return self._search(query, effort, self._version.choose(where=predicate))
+        return self._search(query, effort, choose(self._version, where=predicate))
 
     def _search(
         self, query: ndarray, effort: float | None, chosen: Filter | None

@@ -13,6 +13,7 @@ import pytest
 from numpy import ndarray
 
 from index import disk
+from index.choosing import choose
 from index.codec import IndexConfig, read_index_config
 from index.compacting import compact, reindex
 from index.errors import VersionCorrupt
@@ -100,7 +101,7 @@ def test_sums_and_differences_of_seeds_are_found_as_well(
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.01, 0.002])
 @pytest.mark.parametrize("name", ["random_share", "cluster_share"])
 def test_filters_keep_recall(version: Version, queries: ndarray, name: str, share: float) -> None:
-    chosen = version.choose(where=f"{name} < {share}")
+    chosen = choose(version, where=f"{name} < {share}")
 
     assert recall_of(version, queries[:100], chosen=chosen) >= 0.95
     found = version.search(queries[:20], view="image", k=10, chosen=chosen).keys
@@ -110,8 +111,8 @@ def test_filters_keep_recall(version: Version, queries: ndarray, name: str, shar
 def test_a_filter_is_made_once(version: Version) -> None:
     where, cone = "random_share < 0.3", (0.5, 0.5, 900.0)
 
-    assert version.choose(where=where) is version.choose(where=where)
-    both = version.choose(where=where, cone=cone)
+    assert choose(version, where=where) is choose(version, where=where)
+    both = choose(version, where=where, cone=cone)
     assert both.allowed is not None
     keys = np.intersect1d(version.where(where), version.in_cone(*cone)[0])
     assert np.flatnonzero(both.allowed).tolist() == keys.tolist()

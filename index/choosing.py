@@ -1,0 +1,115 @@
+"""Which objects of a version a question is about: predicate, cone, MOC, surveys, view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Int64
+from mocpy import MOC
+from numpy import ndarray
+
+from index.filtering import Filter
+from index.footprint import covers
+from index.version import Version
+
+
+def choose(
+    version: Version,
+    *,
+    where: str | None = None,
+    cone: tuple[float, float, float] | None = None,
+    moc: MOC | None = None,
+    surveys: Sequence[str] = (),
+    view: str | None = None,
+) -> Filter:
+    """The objects that a predicate, a cone, a MOC and surveys leave, for `Version.search`.
+
+    Made once and kept for the next question that has the same.
+
+    Args:
+        version: An open version.
+        where: As `Version.where` takes it; None: all.
+        cone: ra_deg, dec_deg, radius_arcsec, as `Version.in_cone` takes them; None: all.
+        moc: Cells of the sky; objects without a position lie in none. None: all.
+        surveys: Objects that have a row of one of these; empty: all.
+        view: In which the surveys' rows are; None: any.
+
+    Raises:
+        ValueError: as `Version.where` and `Version.in_cone`, or a survey that no row here is of.
+    """
+    num_keys = version.manifest.next_object_key
+
+    def make() -> Filter:
+        made = version.everything
+        if where is not None:
+            made &= Filter.of_keys(version.where(where), num_keys)
+        if cone is not None:
+            made &= Filter.of_keys(version.in_cone(*cone)[0], num_keys)
+        if moc is not None:
+            made &= Filter.of_keys(in_moc(version, moc), num_keys)
+        if surveys:
+            made &= Filter.of_keys(seen_by(version, surveys, view=view), num_keys)
+        return made
+
+    if (where, cone, moc) == (None, None, None) and not surveys:
+        return version.everything
+    cells = None if moc is None else moc.to_string(format="ascii")
+    return version.filters.get((where, cone, cells, *surveys, view if surveys else None), make)
+
+
+def objects_in(version: Version, view: str) -> Bool[ndarray, " key"]:
+    """Which objects, by key, have a row in a view; of "any" those that are in the table."""
+
+    def make() -> Filter:
+        if view == "any":
+            keys = version.table["object_key"].to_numpy()
+        else:
+            pairs = zip(version.segments, version.live_keys, strict=True)
+            keys = np.concatenate([some for live, some in pairs if live.segment.view == view])
+        return Filter.of_keys(keys, version.manifest.next_object_key)
+
+    allowed = version.filters.get(("view", view), make).allowed
+    assert allowed is not None
+    return allowed
+
+
+def in_moc(version: Version, moc: MOC) -> Int64[ndarray, " n"]:
+    """Keys, ascending, of the objects whose position lies in a MOC."""
+    known = pa.array(version.table["ra_deg"].is_valid().to_numpy())
+    some = version.table.select(["object_key", "ra_deg", "dec_deg"]).filter(known)
+    keys = some["object_key"].to_numpy()
+    if not len(keys):
+        return keys
+    return keys[covers(moc, some["ra_deg"].to_numpy(), some["dec_deg"].to_numpy())]
+
+
+def seen_by(
+    version: Version, surveys: Sequence[str], *, view: str | None = None
+) -> Int64[ndarray, " n"]:
+    """Keys, ascending, of the objects that have a row of one of these surveys.
+
+    Args:
+        version: An open version.
+        surveys: By name; a joint view of several counts for each.
+        view: Only rows of this view; None or "any": of every view.
+
+    Raises:
+        ValueError: no row here is of such a survey.
+    """
+    rows = version.all_rows.select(["object_key", "view", "survey"])
+    names = rows["survey"].combine_chunks().dictionary_encode()
+    parts = [name.split("+") for name in names.dictionary.to_pylist()]
+    there = sorted({part for some in parts for part in some})
+    for survey in surveys:
+        if survey not in there:
+            raise ValueError(
+                f"no observation here is of survey {survey!r}: expected {', '.join(there)}"
+            )
+    meant = np.array([not set(some).isdisjoint(surveys) for some in parts], bool)
+    chosen = meant[names.indices.to_numpy()]
+    if view not in (None, "any"):
+        chosen &= pc.equal(rows["view"], view).to_numpy()
+    return np.unique(rows["object_key"].to_numpy()[chosen])

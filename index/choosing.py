@@ -54,7 +54,7 @@ def choose(
             made &= Filter.of_keys(seen_by(version, surveys, view=view), num_keys)
         return made
 
-    if (where, cone, moc) == (None, None, None) and not surveys:
+    if where is None and cone is None and moc is None and not surveys:
         return version.everything
     cells = None if moc is None else moc.to_string(format="ascii")
     return version.filters.get((where, cone, cells, *surveys, view if surveys else None), make)

@@ -80,6 +80,9 @@ def search_command(
     recall: Annotated[
         float, typer.Option(help="Share of the exact answer to find, on average; 1 is exact.")
     ] = DEFAULT_RECALL,
+    device: Annotated[
+        str, typer.Option(help="Where large segments are searched: cpu, or such as cuda.")
+    ] = "cpu",
     view: Annotated[
         str | None,
         typer.Option(help="image, spectrum, xp, joint or any; by default the seed's own."),
@@ -112,7 +115,7 @@ def search_command(
         view=view,
         k=k,
     )
-    hits = open_sky(sky).search(query)
+    hits = open_sky(sky, device=device).search(query)
     written = hits.write(out) if out is not None else None
     if as_json:
         print(json.dumps(hits.to_json(), allow_nan=False))

@@ -30,7 +30,7 @@ from index.filtering import Filter
 from index.footprint import read_moc
 from index.precision import checked
 from index.version import Version
-from index.versions import open_version
+from index.versions import current_number, open_version
 from training import encoder as encoders
 from training.encoder import Encoder
 from training.modalities import VIEWS
@@ -40,24 +40,30 @@ from training.surveys import reader
 _BRIGHT_SHARE = 0.1  # "bright" = among this share of the objects with a magnitude
 
 
-def open(sky: str | Path) -> Sky:
+def open(sky: str | Path, *, device: str = "cpu") -> Sky:
     """Open the published version of a sky.
+
+    Args:
+        sky: Its folder.
+        device: Where large segments are searched: cpu, or a device of torch such as cuda.
 
     Raises:
         NotASky: the folder is missing, or is not a sky.
         VersionCorrupt: a file of the version is missing or damaged.
         FaissConflict: two distributions of FAISS are installed over each other.
+        GpuUnavailable: the device is not there, or has too little memory.
     """
     check_one_faiss()
-    return Sky(Path(sky))
+    return Sky(Path(sky), device=device)
 
 
 class Sky:
     """One published version of a sky. Safe to share between threads; `refresh` moves it on."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         self.folder = folder
-        self._version = open_version(folder)
+        self.device = device
+        self._version = open_version(folder, device=device)
         self._encoder: Encoder | None = None
 
     @property
@@ -87,9 +93,9 @@ class Sky:
 
     def refresh(self) -> bool:
         """Move on to the version that is published now; True if it is another one."""
-        published = open_version(self.folder)
-        if published.number == self._version.number:
+        if current_number(self.folder) == self._version.number:
             return False
+        published = open_version(self.folder, device=self.device)
         if published.encoder != self._version.encoder:
             self._encoder = None
         self._version = published

@@ -97,7 +97,7 @@ class Lists:
         queries: Float32[ndarray, "query dim"],
         *,
         num: int,
-        effort: Effort,
+        effort: Effort | None,
         allowed: Allowed | None = None,
     ) -> Int64[ndarray, "query num"]:
         """The rows of highest cosine, best first, -1 where there are no more.
@@ -105,9 +105,10 @@ class Lists:
         Args:
             queries: Unit length.
             num: Rows a query.
-            effort: How far to look.
+            effort: How far to look; not None, for here every row is looked at without lists.
             allowed: Only these rows; None: all.
         """
+        assert effort is not None
         if allowed is not None:
             return self._among(queries, num, effort, allowed)
         parameters = faiss.IndexRefineSearchParameters(

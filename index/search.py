@@ -78,10 +78,9 @@ def find(
     listed: list[Scored] = []  # of all queries
     for live in segments:
         segment = live.segment
-        rows_of = chosen.of(live, exact=effort is None)
+        rows_of = chosen.of(live, exact=effort is None and not segment.on_device)
         num_best = k * segment.max_rows_per_object
         if rows_of.rows is None:
-            assert effort is not None
             assert segment.lists is not None
             rows = segment.lists.candidates(
                 queries, num=num_best, effort=effort, allowed=rows_of.in_lists

@@ -29,6 +29,7 @@ from numpy import ndarray
 
 from index import disk
 from index.codec import Codec, CodecConfig, fill, read_index, write_index
+from index.device_rows import DeviceRows
 from index.errors import VersionCorrupt
 from index.probing import Lists
 
@@ -43,9 +44,14 @@ _HEAD = (
 
 
 class Segment:
-    """An open segment. Opening checks that its files are there and of the recorded size."""
+    """An open segment. Opening checks that its files are there and of the recorded size.
 
-    def __init__(self, folder: Path) -> None:
+    Attributes:
+        device: Where it is searched: cpu, or a device of torch such as cuda.
+    """
+
+    def __init__(self, folder: Path, *, device: str = "cpu") -> None:
+        self.device = device
         head = disk.read_json(folder / "segment.json")
         self.folder = folder
         self.name = folder.name
@@ -79,16 +85,29 @@ class Segment:
 
     @property
     def has_lists(self) -> bool:
-        """Whether its rows are coded and listed."""
-        return self._index is not None
+        """Whether its rows are searched by `lists`."""
+        return self._index is not None or self.on_device
+
+    @property
+    def on_device(self) -> bool:
+        """Whether `lists` are on another device; small segments without an index stay here."""
+        is_large = self._index is not None or self.num_rows > RESIDENT_ROWS
+        return self.device != "cpu" and is_large
 
     @cached_property
-    def lists(self) -> Lists | None:
-        """Its coded rows, read into memory; None where it has none.
+    def lists(self) -> Lists | DeviceRows | None:
+        """Its coded rows, read into memory, or its rows on the device; None where it has none.
 
         Raises:
             VersionCorrupt: the index is not the file whose checksum the segment holds.
+            GpuUnavailable: the device is not there, or has too little memory.
         """
+        if self.on_device:
+            coded: object = None
+            if isinstance(self._codec, dict) and self._codec["kind"] == "sq8":
+                assert self._index is not None
+                coded = read_index(self.folder / INDEX, str(self._index["sha256"]))
+            return DeviceRows(self._stored, device=self.device, index=coded)
         if self._index is None:
             return None
         assert isinstance(self._codec, dict)

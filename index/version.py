@@ -42,9 +42,11 @@ class Version:
         encoder: Name and hashes of the encoder that made the vectors.
         views: Views that have at least one row.
         num_objects: Objects in it.
+        device: Where large segments are searched: cpu, or a device of torch such as cuda.
     """
 
-    def __init__(self, sky: Path, number: int, *, held: bool = True) -> None:
+    def __init__(self, sky: Path, number: int, *, held: bool = True, device: str = "cpu") -> None:
+        self.device = device
         self.sky = sky
         self.number = number
         self.path = sky / "versions" / str(number)
@@ -63,6 +65,9 @@ class Version:
         # that choosing.py made; a filter knows which rows are deleted, so each version has its own
         self.filters, self.everything = Filters(), Filter()
         self.segments = tuple(self._open_segment(i) for i in range(len(self.manifest.segments)))
+        for live in self.segments:
+            if live.segment.on_device:  # here, as two threads that search first would copy it twice
+                assert live.segment.lists is not None
         alive = {
             record.view for record in self.manifest.segments if record.num_rows > record.num_deleted
         }
@@ -74,7 +79,7 @@ class Version:
         check_size(head, record.head.num_bytes)
         if disk.sha256_of(head) != record.head.sha256:  # it holds the checksums of all else
             raise VersionCorrupt(f"{head}: its content has changed: the checksum does not hold")
-        segment = Segment(head.parent)
+        segment = Segment(head.parent, device=self.device)
         made_by = (segment.encoder_hash, segment.head_hash)
         if made_by != (self.encoder.hash, self.encoder.head_hash):
             raise VersionCorrupt(f"{segment.folder} was made by another encoder than the version")

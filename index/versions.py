@@ -98,21 +98,27 @@ def current_number(sky: Path) -> int:
     return int(text)
 
 
-def open_version(sky: Path, number: int | None = None) -> Version:
+def open_version(sky: Path, number: int | None = None, *, device: str = "cpu") -> Version:
     """Open the published version, or another by its number.
+
+    Args:
+        sky: Its folder.
+        number: Of a version; None: the published one.
+        device: Where large segments are searched: cpu, or a device of torch such as cuda (gpu.md).
 
     Raises:
         NotASky: the folder is missing or foreign.
         VersionCorrupt: the version is not there or not whole.
+        GpuUnavailable: the device is not there, or has too little memory.
     """
     sky = Path(sky)
     read_head(sky)
     if number is not None:
-        return Version(sky, number)
+        return Version(sky, number, device=device)
     while True:
         published = current_number(sky)
         try:
-            return Version(sky, published)
+            return Version(sky, published, device=device)
         except VersionCorrupt:
             # another may have been published meanwhile, and this one pruned
             if current_number(sky) == published:

@@ -16,7 +16,7 @@ from index import disk
 from index.choosing import choose
 from index.codec import IndexConfig, read_index_config
 from index.compacting import compact, reindex
-from index.errors import VersionCorrupt
+from index.errors import GpuUnavailable, VersionCorrupt
 from index.filtering import Filter
 from index.manifest import read_head, read_manifest, write_head
 from index.versions import Version, current_number, open_version, verify
@@ -96,6 +96,25 @@ def test_sums_and_differences_of_seeds_are_found_as_well(
 
     assert recall_of(version, aims.astype(np.float32) * 7, k=k) >= 0.95
     assert recall_of(version, queries[:50], k=k) >= 0.95
+
+
+def test_a_device_gives_the_exact_answer_of_the_sky(
+    made: Path, version: Version, queries: ndarray
+) -> None:
+    """By torch, on the CPU under another name; one-bit codes are not searched on a device."""
+    elsewhere = open_version(made, device="cpu:0")
+    assert [live.segment.on_device for live in elsewhere.segments] == [True, True, False]
+    for where in (None, "cluster_share < 0.3"):
+        found, expected = (
+            each.search(
+                queries[:40], view="image", k=10, recall=1, chosen=choose(each, where=where)
+            )
+            for each in (elsewhere, version)
+        )
+        np.testing.assert_array_equal(found.keys, expected.keys)
+        np.testing.assert_array_equal(found.scores, expected.scores)
+    with pytest.raises(GpuUnavailable):
+        open_version(made, device="cuda:99")
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.01, 0.002])

@@ -152,7 +152,7 @@ def measure(
         "rounds": plan.rounds,
         "build_threads": plan.build_threads,
         "intrinsic_dimension": truth.intrinsic_dimension,
-        "not_measured": missing | {"nightly": "there is no nightly rebuild yet"},
+        "not_measured": missing | {"nightly": "this script does not run one; see RESULTS.md"},
         **_details(measured),
         "segments": lines,
     }

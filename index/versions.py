@@ -184,6 +184,7 @@ def rollback(sky: Path, number: int | None = None) -> int:
         known = ", ".join(map(str, there)) or "none"
         raise ValueError(f"{sky} has no version {number}: expected one of {known}")
     with disk.only_writer(sky):
+        disk.remove_leftovers(sky)
         if number == unproved_number(sky) and number != _number_or_none(sky):
             raise ValueError(
                 f"version {number} of {sky} was left by a nightly that was stopped before it was "

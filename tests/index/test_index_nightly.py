@@ -77,12 +77,32 @@ def same(
         np.testing.assert_allclose(scores, scores_too, atol=1e-3)
 
 
-@pytest.fixture
-def cutouts(tmp_path: Path) -> Path:
-    folder = tmp_path / "cutouts"
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
+    """A folder with four cutouts, twice, and a sky after the first night with them."""
+    folder = tmp_path_factory.mktemp("begun")
     for seed, name in enumerate(("a", "b", "c", "d")):
-        write_cutout(folder / f"{name}.fits", seed, position=(150 + seed, 2.0))
+        write_cutout(folder / "cutouts" / f"{name}.fits", seed, position=(150 + seed, 2.0))
+    shutil.copytree(folder / "cutouts", folder / "as they were")
+    nightly(folder / "sky", config_of(encoder, ("legacysurvey", folder / "cutouts")))
     return folder
+
+
+@pytest.fixture
+def cutouts(begun: Path) -> Path:
+    """The four cutouts, at the same place and as they were, whatever a test did to them."""
+    folder = begun / "cutouts"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(begun / "as they were", folder)  # with their times
+    return folder
+
+
+@pytest.fixture
+def sky(begun: Path, tmp_path: Path) -> Path:
+    """A sky after the first night with the cutouts."""
+    copy = tmp_path / "sky"
+    shutil.copytree(begun / "sky", copy)
+    return copy
 
 
 def test_what_is_new_comes_what_changed_changes_and_what_is_gone_goes(
@@ -116,10 +136,8 @@ def test_what_is_new_comes_what_changed_changes_and_what_is_gone_goes(
     assert (again.outcome, again.version, numbers(sky)) == ("unchanged", 2, [1, 2])
 
 
-def test_a_night_without_news_reads_no_table(tmp_path: Path, cutouts: Path, encoder: Path) -> None:
-    sky = tmp_path / "sky"
+def test_a_night_without_news_reads_no_table(sky: Path, cutouts: Path, encoder: Path) -> None:
     config = config_of(encoder, ("legacysurvey", cutouts))
-    nightly(sky, config)
     for file in [*sky.glob("segments/*/rows.parquet"), *sky.glob("objects/**/*.parquet")]:
         file.write_bytes(b"?" * file.stat().st_size)  # of the recorded size, but no table
 
@@ -129,10 +147,8 @@ def test_a_night_without_news_reads_no_table(tmp_path: Path, cutouts: Path, enco
     assert "load the encoder" not in report.seconds
 
 
-def test_more_than_a_share_does_not_go(tmp_path: Path, cutouts: Path, encoder: Path) -> None:
-    sky = tmp_path / "sky"
+def test_more_than_a_share_does_not_go(sky: Path, cutouts: Path, encoder: Path) -> None:
     config = config_of(encoder, ("legacysurvey", cutouts), max_removed_share=0.25)
-    nightly(sky, config)
     for name in "ab":
         (cutouts / f"{name}.fits").unlink()
 
@@ -261,9 +277,10 @@ def test_parts_of_a_file_go_unless_reading_it_failed(tmp_path: Path, encoder: Pa
     assert ids(open_version(sky)) == ["a", "c", "new"]
 
 
-def test_a_folder_that_moved_loses_nothing(tmp_path: Path, cutouts: Path, encoder: Path) -> None:
-    sky, moved = tmp_path / "sky", tmp_path / "moved"
-    nightly(sky, config_of(encoder, ("legacysurvey", cutouts)))
+def test_a_folder_that_moved_loses_nothing(
+    tmp_path: Path, sky: Path, cutouts: Path, encoder: Path
+) -> None:
+    moved = tmp_path / "moved"
     before = answers(sky)
     cutouts.rename(moved)
 
@@ -294,9 +311,10 @@ def test_an_object_left_by_one_survey_is_as_if_that_had_never_seen_it(
     assert (line["object_id"], line["redshift"], line["views"]) == ("123", None, ["image", "joint"])
 
 
-def test_a_refused_version_is_taken_away(tmp_path: Path, cutouts: Path, encoder: Path) -> None:
-    sky, labels = tmp_path / "sky", tmp_path / "labels.csv"
-    nightly(sky, config_of(encoder, ("legacysurvey", cutouts)))
+def test_a_refused_version_is_taken_away(
+    tmp_path: Path, sky: Path, cutouts: Path, encoder: Path
+) -> None:
+    labels = tmp_path / "labels.csv"
     version = open_version(sky)
     order = version.search(version.vectors(np.array([0]), "image"), view="image", k=4).keys[0]
     names = version.objects(order)["object_id"].to_pylist()
@@ -323,9 +341,10 @@ def test_a_refused_version_is_taken_away(tmp_path: Path, cutouts: Path, encoder:
     assert 0 < (measured["nDCG@10 of disc"] or 0) < 1
 
 
-def test_labels_that_cannot_be_measured(tmp_path: Path, cutouts: Path, encoder: Path) -> None:
-    sky, labels = tmp_path / "sky", tmp_path / "labels.csv"
-    nightly(sky, config_of(encoder, ("legacysurvey", cutouts)))
+def test_labels_that_cannot_be_measured(
+    tmp_path: Path, sky: Path, cutouts: Path, encoder: Path
+) -> None:
+    labels = tmp_path / "labels.csv"
     labels.write_text("object_id,disc\ne,1\nf,1\n")
     config = config_of(
         encoder, ("legacysurvey", cutouts), labels=LabelGate(file=str(labels), label="disc")
@@ -343,11 +362,9 @@ def test_labels_that_cannot_be_measured(tmp_path: Path, cutouts: Path, encoder: 
 
 
 def test_a_version_that_nobody_measured_is_never_gone_on_from(
-    tmp_path: Path, cutouts: Path, encoder: Path, into: Builder
+    sky: Path, cutouts: Path, encoder: Path, into: Builder
 ) -> None:
-    sky = tmp_path / "sky"
     config = config_of(encoder, ("legacysurvey", cutouts))
-    nightly(sky, config)
     write_cutout(cutouts / "e.fits", 9)
     into(sky, cutouts, "legacysurvey")
     publish(sky, 1)
@@ -367,11 +384,9 @@ def test_a_version_that_nobody_measured_is_never_gone_on_from(
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_damaged_version_ends_the_night_where_it_counts(
-    tmp_path: Path, cutouts: Path, encoder: Path, number: int
+    sky: Path, cutouts: Path, encoder: Path, number: int
 ) -> None:
-    sky = tmp_path / "sky"
     config = config_of(encoder, ("legacysurvey", cutouts), keep_versions=1)
-    nightly(sky, config)
     reader = open_version(sky)  # keeps it from being pruned
     write_cutout(cutouts / "e.fits", 9)
     assert nightly(sky, config).pruned == Pruned((), (1,), 0, 0)
@@ -397,14 +412,12 @@ def test_the_recall_gate() -> None:
     assert issubclass(RecallTooLow, GateRefused)
 
 
-def test_new_objects_near_saved_searches(tmp_path: Path, cutouts: Path, encoder: Path) -> None:
-    sky = tmp_path / "sky"
+def test_new_objects_near_saved_searches(sky: Path, cutouts: Path, encoder: Path) -> None:
     searches = (
         SavedSearch(name="like a", like=("a",), min_cosine=0.9999),
         SavedSearch(name="best", like=("a",), top_k=1),
         SavedSearch(name="gone", like=("nobody",), top_k=1),
     )
-    nightly(sky, config_of(encoder, ("legacysurvey", cutouts)))
     vector = open_version(sky).vectors(np.array([0]), "image")[0].tolist()
     saved = [{"name": "vector", "vector": vector, "min_cosine": -1.0}]
     (sky / "saved_searches.json").write_text(json.dumps(saved))
@@ -421,11 +434,9 @@ def test_new_objects_near_saved_searches(tmp_path: Path, cutouts: Path, encoder:
 
 @pytest.mark.parametrize("content", [None, "", "99\n", "none"])
 def test_a_lost_pointer_is_found_again(
-    tmp_path: Path, cutouts: Path, encoder: Path, content: str | None
+    sky: Path, cutouts: Path, encoder: Path, content: str | None
 ) -> None:
-    sky = tmp_path / "sky"
     config = config_of(encoder, ("legacysurvey", cutouts))
-    nightly(sky, config)
     (sky / "CURRENT").unlink()
     if content is not None:
         (sky / "CURRENT").write_text(content)
@@ -436,10 +447,8 @@ def test_a_lost_pointer_is_found_again(
     assert "CURRENT was lost" in report.notes[0]
 
 
-def test_two_at_a_time_are_refused(tmp_path: Path, cutouts: Path, encoder: Path) -> None:
-    sky = tmp_path / "sky"
+def test_two_at_a_time_are_refused(sky: Path, cutouts: Path, encoder: Path) -> None:
     config = config_of(encoder, ("legacysurvey", cutouts))
-    nightly(sky, config)
     with disk.only_writer(sky), pytest.raises(SkyBusy):
         nightly(sky, config)
 

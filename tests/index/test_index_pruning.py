@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from index import compaction, disk, lease
+from index.building import build
 from index.compacting import compact
 from index.errors import VersionCorrupt
 from index.manifest import FileRecord, SegmentRecord
 from index.pruning import prune
 from index.versions import numbers, open_version, publish, rollback, verify
-from tests.index.conftest import Builder, write_cutout
+from tests.index.conftest import write_cutout
 from tests.index.test_index_nightly import answers
 
 _FILE = FileRecord(file="f", num_bytes=1, sha256="")
@@ -53,20 +54,33 @@ def test_a_thousand_nights_leave_few_segments_and_rewrite_a_row_seldom() -> None
     assert written <= 4 * 10_000_000
 
 
-@pytest.fixture
-def sky(tmp_path: Path, into: Builder) -> Path:
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
     """Four versions, the last of four objects in three segments a view, one row deleted."""
-    sky, files = tmp_path / "sky", tmp_path / "files"
+    folder = tmp_path_factory.mktemp("built")
+    sky, files = folder / "sky", folder / "files"
+
+    def run() -> None:
+        build(sky, [files], survey="legacysurvey", encoder=encoder, num_workers=0)
+
     for seed in range(2):
         write_cutout(files / f"{seed}.fits", seed)
-    into(sky, files, "legacysurvey")
+    run()
     for seed in (2, 3):
         write_cutout(files / f"{seed}.fits", seed)
-        into(sky, files, "legacysurvey")
+        run()
     write_cutout(files / "0.fits", 50)
-    into(sky, files, "legacysurvey")
+    run()
     assert numbers(sky) == [1, 2, 3, 4]
     return sky
+
+
+@pytest.fixture
+def sky(built: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    copy = tmp_path / "sky"
+    shutil.copytree(built, copy)
+    return copy
 
 
 def test_compaction_changes_no_answer_and_needs_no_store(sky: Path) -> None:

@@ -112,9 +112,10 @@ def test_recipe_reads_every_table(recipe_file: Path) -> None:
     assert recipe.scalars.redshift.highest == 1.5
 
 
-def test_shipped_recipe_is_valid_and_makes_the_shipped_encoder() -> None:
+@pytest.mark.parametrize("name", ["nano.toml", "longer.toml"])
+def test_shipped_recipes_are_valid_and_make_the_shipped_encoder(name: str) -> None:
     folder = encoder.SHIPPED / "nano"
-    recipe = read_recipe(folder / "nano.toml")
+    recipe = read_recipe(folder / name)
     nano = encoder.load("nano")
 
     assert recipe.encoder.model == nano.transformer.config

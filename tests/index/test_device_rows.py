@@ -13,7 +13,6 @@ from numpy import ndarray
 
 from index import codec as codecs
 from index import filtering, overfetch, search
-from index import segment as segments
 from index.codec import Codec, CodecConfig
 from index.device_rows import DeviceRows
 from index.errors import GpuUnavailable
@@ -30,7 +29,6 @@ def _lists_for_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists also where a scan would do."""
     monkeypatch.setattr(overfetch, "EXACT_ROWS", 100)
     monkeypatch.setattr(filtering, "FEW_ROWS", 100)
-    monkeypatch.setattr(segments, "INDEXED_ROWS", 100)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -481,7 +482,8 @@ def test_a_changed_head_makes_segments_again_without_embedding(
 def test_many_small_segments_are_written_as_one(
     tmp_path: Path, into: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compaction.due, "__kwdefaults__", {"fanout": 3, "small_rows": 100})
+    due = partial(compaction.due, fanout=3, small_rows=100)
+    monkeypatch.setattr(compaction, "due", due)
     sky, folder = tmp_path / "sky", tmp_path / "files"
     for seed in range(5):
         write_cutout(folder / f"{seed}.fits", seed)

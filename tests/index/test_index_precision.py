@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from index import disk, precision
 from index.commands import commands
 from index.errors import EncoderMismatch
-from index.manifest import read_head
+from index.manifest import read_head, read_manifest, record
 from index.notes import worded
 from index.precision import smallest_cosine
 from index.store import Store
@@ -186,6 +186,13 @@ def test_a_sky_without_the_field_was_made_in_float32(
         content.pop("encoder_precisions")
         content["files"] |= {"rows.parquet": disk.described(rows)}  # type: ignore[operator]
         disk.write_json(head, content)
+    manifest = read_manifest(sky, 1)
+    heads = [
+        each.model_copy(update={"head": record(sky, sky / each.head.file)})
+        for each in manifest.segments
+    ]
+    older = manifest.model_copy(update={"segments": tuple(heads)})
+    disk.write_json(sky / "versions/1/manifest.json", older.model_dump(mode="json"))
 
     assert precisions(open_version(sky)) == {"one": {"float32"}}
     write_cutout(one / "two.fits", 51)

@@ -131,10 +131,9 @@ def test_a_segment_is_searched_through_them_as_through_its_lists(
         )
 
     truth = ask(Segment(tmp_path / name), None)
-    segment = Segment(tmp_path / name)
-    assert segment.lists is not None
-    there = DeviceRows(segment._stored, device="cpu", index=segment.lists._base)
-    vars(segment)["lists"] = there
+    segment = Segment(tmp_path / name, device="cpu:0")
+    assert isinstance(segment.lists, DeviceRows)
+    assert segment.lists.lists is not None
     found = ask(segment, effort)
     assert recall(found.keys, truth.keys) >= 0.98
     same = found.keys == truth.keys

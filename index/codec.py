@@ -4,9 +4,10 @@
         codec.json       settings, and the checksum of the other file
         trained.faiss    the index without rows that every segment's index begins as
 
-Unit vectors are turned by a random rotation, put into the list of their nearest centroid, and
-coded: by one bit a dimension (RaBitQ, Gao & Long 2024, arXiv 2405.12497, in FAISS's fast-scan
-layout) or by one byte a dimension (SQ8). Codes find candidates; scores come from `vectors.npy`.
+Unit vectors are turned, put into the list of their nearest centroid, and coded: by one byte a
+dimension (SQ8) of the few principal dimensions that tell neighbours apart, or by one bit of every
+dimension (RaBitQ, Gao & Long 2024, arXiv 2405.12497, in FAISS's fast-scan layout). Codes find
+candidates; scores come from `vectors.npy`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import faiss
 import numpy as np
@@ -33,17 +34,25 @@ from training.artifact import read_config
 Kind = Literal["rabitq", "sq8"]
 
 EXACT_ROWS = 200_000  # of a view: up to here it is scanned exactly, and has no codec
-TRAIN_ROWS_A_LIST = 64
+TRAIN_ROWS_A_LIST = 40
 MAX_LISTS = 65_536
-HNSW_LINKS = 32  # of the graph over the centroids
+FLAT_SIZE = 1 << 21  # lists x dimensions: centroids up to here are compared one by one
+HNSW_LINKS = 32  # of the graph over more than that
+ASSUMED_SHARE = 4  # of the dimensions one in so many is coded, as long as no vector was seen
+_NEIGHBOURS, _CANDIDATES = 10, 40  # that dimensions are judged by
+_TELLS_APART = 0.99  # share of the former that must be among the latter
+_BLOCK_ROWS = 65_536  # in double precision at a time
+_MAX_JUDGED = 1 << 18  # rows of the sample
+_NUM_JUDGED = 256  # rows that look for their neighbours in the sample
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class CodecConfig:
     """What a codec is."""
 
-    kind: Kind = "rabitq"
+    kind: Kind = "sq8"
     dim: int = Field(gt=0)
+    code_dim: int | None = Field(default=None, gt=0)  # principal dimensions coded; None: all
     num_lists: int = Field(gt=0)
     num_iterations: int = Field(default=10, gt=0)  # of k-means
     seed: int = Field(default=0, ge=0)
@@ -53,10 +62,30 @@ class CodecConfig:
         """Vectors that training takes at most."""
         return TRAIN_ROWS_A_LIST * self.num_lists
 
+    def __post_init__(self) -> None:
+        if self.code_dim is not None and self.code_dim > self.dim:
+            raise ValueError(f"expected code_dim up to {self.dim}, got {self.code_dim}")
+        if self.code_dim is not None and self.kind == "rabitq":
+            raise ValueError("code_dim is for sq8: rabitq codes every dimension")
+
+    @property
+    def width(self) -> int:
+        """Dimensions that are coded."""
+        return self.code_dim or self.dim
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether the lists nearest to a vector are looked for in a graph over the centroids.
+
+        Which is quicker where they are many and wide, but misleads vectors unlike all that it was
+        made of.
+        """
+        return self.num_lists * self.width > FLAT_SIZE
+
     @property
     def bytes_a_row(self) -> int:
         """In memory, with the row's number."""
-        return (self.dim // 8 + 8 if self.kind == "rabitq" else self.dim) + 8
+        return (self.dim // 8 + 8 if self.kind == "rabitq" else self.width) + 8
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -64,6 +93,7 @@ class IndexConfig:
     """What a sky asks of its codecs; sky.json keeps it, so that nightlies follow the build."""
 
     kind: Kind | None = None  # None: by the rule of `choose`
+    code_dim: int | None = Field(default=None, gt=0)  # of sq8; None: as many as the vectors need
     exact_rows: int = Field(default=EXACT_ROWS, ge=0)  # of a view: above, it has a codec
     indexed_rows: int = Field(default=4_000, ge=1)  # a smaller segment is faster scanned exactly
     memory_gib: float | None = Field(default=None, gt=0)  # what the codes of a view may take
@@ -98,42 +128,110 @@ def read_index_config(file: Path) -> IndexConfig:
     return read_config(IndexConfig, values, where=file)
 
 
-def choose(num_rows: int, dim: int, config: IndexConfig = BY_THE_RULE) -> CodecConfig | None:
+def choose(
+    num_rows: int,
+    dim: int,
+    config: IndexConfig = BY_THE_RULE,
+    *,
+    sample: Float32[ndarray, "row dim"] | None = None,
+) -> CodecConfig | None:
     """The codec of a view of so many rows; None where an exact scan is fast enough.
 
-    The rule: up to `exact_rows` none; above, RaBitQ, which is both smaller and faster than SQ8 at
-    the same recall (benchmarks/RESULTS.md), with four lists for the root of the number of rows, as
-    a power of two.
+    The rule: up to `exact_rows` none. Above, SQ8 of as many principal dimensions as neighbours are
+    told apart by (`needed_dim`), as long as that is at most half of all and the codes fit into
+    `memory_gib`: candidates come quicker than from RaBitQ, at less memory where a sixth of the
+    dimensions will do (benchmarks/RESULTS.md). Else RaBitQ. Lists are four for the root of the
+    number of rows, as a power of two.
 
     Args:
         num_rows: Of the view, in all segments.
         dim: Of its vectors.
         config: What overrides the rule.
+        sample: Some of the vectors; None: before they were seen, a quarter of the dimensions is
+            taken to be needed.
 
     Raises:
-        ValueError: the codes do not fit into the memory that is allowed.
+        ValueError: no codes fit into the memory that is allowed, or code_dim is more than `dim`.
     """
     if num_rows <= config.exact_rows:
         return None
     num_lists = min(MAX_LISTS, 2 ** round(math.log2(4 * math.sqrt(num_rows))))
     num_lists = max(1, min(num_lists, num_rows // 2))  # of a view that is told to have a codec
-    chosen = CodecConfig(kind=config.kind or "rabitq", dim=dim, num_lists=num_lists)
-    needed_gib = num_rows * chosen.bytes_a_row / 2**30
-    if config.memory_gib is not None and needed_gib > config.memory_gib:
-        raise ValueError(
-            f"{chosen.kind} codes of {num_rows:,} vectors take {needed_gib:.2f} GiB, and "
-            f"memory_gib allows {config.memory_gib:.2f}"
-        )
-    return chosen
+    width = config.code_dim
+    if width is None and config.kind != "rabitq":
+        width = max(1, dim // ASSUMED_SHARE) if sample is None else needed_dim(sample)
+    few = width is not None and (config.code_dim is not None or 2 * width <= dim)
+    allowed: list[CodecConfig] = []
+    if config.kind == "sq8" or (config.kind is None and few):
+        allowed.append(CodecConfig(kind="sq8", dim=dim, code_dim=width, num_lists=num_lists))
+    if config.kind == "rabitq" or (config.kind is None and config.code_dim is None):
+        allowed.append(CodecConfig(kind="rabitq", dim=dim, num_lists=num_lists))
+    for each in allowed:
+        needed_gib = num_rows * each.bytes_a_row / 2**30
+        if config.memory_gib is None or needed_gib <= config.memory_gib:
+            return each
+    raise ValueError(
+        f"{each.kind} codes of {num_rows:,} vectors take {needed_gib:.2f} GiB, and memory_gib "
+        f"allows {config.memory_gib:.2f}"
+    )
 
 
-def serves(known: CodecConfig, wanted: CodecConfig) -> bool:
+def needed_dim(sample: Float32[ndarray, "row dim"]) -> int:
+    """Principal dimensions by which neighbours in a sample are told apart.
+
+    The fewest of 16, 32, 48, 64, 96, 128, 192 ... in which of the ten nearest 99 % are among the 40
+    nearest, on average over 256 rows of the sample (of 262,144 rows of it at most); all dimensions
+    where fewer do not.
+    """
+    sample = sample[:: -(-len(sample) // _MAX_JUDGED)] if len(sample) else sample
+    dim = sample.shape[1]
+    widths = [base << i for i in range(16) for base in (16, 24) if base << i != 24]
+    widths = [width for width in widths if width < dim]
+    chosen = np.linspace(0, len(sample) - 1, min(_NUM_JUDGED, len(sample))).astype(np.int64)
+    if not widths or len(sample) <= _CANDIDATES:
+        return dim
+    turned = sample @ principal_axes(sample).T  # (row, dim), the widest axes first
+    true = _nearest(turned, chosen, _NEIGHBOURS)
+    for width in widths:
+        found = _nearest(np.ascontiguousarray(turned[:, :width]), chosen, _CANDIDATES)
+        among = (true[:, :, None] == found[:, None, :]).any(axis=2)
+        if among.mean() >= _TELLS_APART:
+            return width
+    return dim
+
+
+def _nearest(vectors: Float32[ndarray, "row dim"], chosen: ndarray, num: int) -> ndarray:
+    """The rows of highest product with some, without themselves; in no order."""
+    products = vectors[chosen] @ vectors.T
+    products[np.arange(len(chosen)), chosen] = -np.inf
+    nearest: ndarray = np.argpartition(-products, num - 1, axis=1)[:, :num]
+    return nearest
+
+
+def principal_axes(sample: Float32[ndarray, "row dim"]) -> Float32[ndarray, "dim dim"]:
+    """Unit axes, that of most light first: eigenvectors of the second moments about zero.
+
+    About zero, so that products of projected vectors come near to those of the vectors.
+    """
+    moments = np.zeros((sample.shape[1],) * 2)
+    for start in range(0, len(sample), _BLOCK_ROWS):
+        some = sample[start : start + _BLOCK_ROWS].astype(np.float64)
+        moments += some.T @ some
+    axes = np.linalg.eigh(moments)[1].T[::-1]
+    # a sign for each, so that the same sample gives the same axes
+    signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])
+    return np.ascontiguousarray(axes * signs[:, None], np.float32)
+
+
+def serves(known: CodecConfig, wanted: CodecConfig, config: IndexConfig = BY_THE_RULE) -> bool:
     """Whether a codec that was trained for fewer or more rows still does.
 
-    Half or twice the lists cost little; beyond that segments are coded again.
+    Half or twice the lists cost little; beyond that segments are coded again. Kind and code_dim
+    count where they are told.
     """
+    told = (config.kind or known.kind, config.code_dim or known.code_dim)
     ratio = known.num_lists / wanted.num_lists
-    return (known.kind, known.dim) == (wanted.kind, wanted.dim) and 0.5 <= ratio <= 2
+    return (known.kind, known.code_dim, known.dim) == (*told, wanted.dim) and 0.5 <= ratio <= 2
 
 
 def train(vectors: Float32[ndarray, "row dim"], config: CodecConfig) -> Codec:
@@ -157,18 +255,19 @@ def train(vectors: Float32[ndarray, "row dim"], config: CodecConfig) -> Codec:
             len(sample), config.num_train, replace=False
         )
         sample = sample[np.sort(chosen)]
-    rotation = faiss.RandomRotationMatrix(config.dim, config.dim)
-    rotation.init(config.seed)
+    rotation = _rotation(sample, config)
     turned = rotation.apply(sample)
-    clustering = faiss.Clustering(config.dim, config.num_lists)
+    clustering = faiss.Clustering(config.width, config.num_lists)
     clustering.niter = config.num_iterations
     clustering.seed = config.seed
     clustering.spherical = True
     clustering.max_points_per_centroid = TRAIN_ROWS_A_LIST
     clustering.min_points_per_centroid = 1
-    nearest = faiss.IndexFlatIP(config.dim)
+    nearest = faiss.IndexFlatIP(config.width)
     clustering.train(turned, nearest)
-    coarse = faiss.IndexHNSWFlat(config.dim, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+    coarse = faiss.IndexFlatIP(config.width)
+    if config.has_graph:
+        coarse = faiss.IndexHNSWFlat(config.width, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
     coarse.add(nearest.reconstruct_n(0, config.num_lists))
     lists = _lists(coarse, config)
     lists.train(turned)
@@ -178,13 +277,27 @@ def train(vectors: Float32[ndarray, "row dim"], config: CodecConfig) -> Codec:
     return Codec(config, digest, content)
 
 
+def _rotation(sample: Float32[ndarray, "row dim"], config: CodecConfig) -> Any:
+    """A rotation, or a projection onto the principal dimensions that are coded."""
+    if config.code_dim is None:
+        rotation = faiss.RandomRotationMatrix(config.dim, config.dim)
+        rotation.init(config.seed)
+        return rotation
+    axes = principal_axes(sample)[: config.code_dim]
+    projection = faiss.LinearTransform(config.dim, config.code_dim, False)
+    faiss.copy_array_to_vector(np.ascontiguousarray(axes).reshape(-1), projection.A)
+    projection.is_trained = True
+    projection.set_is_orthonormal()
+    return projection
+
+
 def _lists(coarse: faiss.Index, config: CodecConfig) -> faiss.IndexIVF:
     metric = faiss.METRIC_INNER_PRODUCT
     if config.kind == "rabitq":
         lists = faiss.IndexIVFRaBitQFastScan(coarse, config.dim, config.num_lists, metric)
     else:
         lists = faiss.IndexIVFScalarQuantizer(
-            coarse, config.dim, config.num_lists, faiss.ScalarQuantizer.QT_8bit, metric
+            coarse, config.width, config.num_lists, faiss.ScalarQuantizer.QT_8bit, metric
         )
     lists.quantizer_trains_alone = 1  # it has its centroids
     return lists
@@ -239,7 +352,7 @@ def write_codec(parent: Path, view: str, codec: Codec) -> str:
     return name
 
 
-_FIELDS = ("kind", "dim", "num_lists", "num_iterations", "seed")
+_FIELDS = ("kind", "dim", "code_dim", "num_lists", "num_iterations", "seed")
 
 
 def read_codec(folder: Path) -> Codec:

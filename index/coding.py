@@ -108,10 +108,13 @@ def _codec(
     wanted = choose(num_rows, parts[0].live.segment.dim, config)
     if wanted is None:
         return None
-    if known is not None and serves(known.config, wanted):
+    if known is not None and serves(known.config, wanted, config):
         return known
     rng = np.random.default_rng(wanted.seed)
-    return train(_sample([part.live for part in parts], wanted.num_train, rng)[0], wanted)
+    sample, _ = _sample([part.live for part in parts], wanted.num_train, rng)
+    seen = choose(num_rows, sample.shape[1], config, sample=sample)
+    assert seen is not None
+    return train(sample, seen)
 
 
 def _num_live(parts: Sequence[Part]) -> int:
@@ -180,17 +183,17 @@ def measure(view: str, lives: Sequence[Live], codec_hash: str, *, seed: int = 0)
     """
     rng = np.random.default_rng(seed)
     pool, pool_keys = _sample(lives, _POOL_ROWS, rng)
-    chosen = np.sort(rng.choice(len(pool), min(NUM_QUERIES, len(pool)), replace=False))
+    chosen = rng.choice(len(pool), min(NUM_QUERIES, len(pool)), replace=False)
     rows, best = _truth(lives, pool[chosen], pool_keys[chosen])
     turned = recall.directions(pool, NUM_QUERIES, seed=seed)
-    along, _ = _truth(lives, turned, np.full(len(turned), -1))
+    along, best_along = _truth(lives, turned, np.full(len(turned), -1))
 
     def candidates(vectors: ndarray, num: int, effort: Effort) -> ndarray:
         return find(vectors, lives, k=num, chosen=Filter(), effort=effort).keys
 
     return recall.measure(
         view, candidates, rows, along,
-        near=float(np.quantile(best, 0.01)), codec_hash=codec_hash,
+        near=recall.told_apart(best, best_along), codec_hash=codec_hash,
         num_rows=sum(live.num_rows for live in lives),
     )  # fmt: skip
 

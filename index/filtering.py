@@ -39,8 +39,9 @@ class Live:
 class RowFilter:
     """The rows of one segment that may be found."""
 
-    rows: Int64[ndarray, " found"] | None  # few enough to look at each; None: use `in_lists`
-    in_lists: Allowed | None  # None with `rows` None: every row
+    listed: bool  # whether they are looked for through lists; else each is looked at
+    rows: Int64[ndarray, " found"] | None = None  # to look at; None: every one
+    in_lists: Allowed | None = None  # to look for; None: every one
 
 
 @dataclass(slots=True)
@@ -92,13 +93,12 @@ class Filter:
             mine = self.allowed[segment.object_key]
             use = mine if use is None else use & mine
         if use is None:
-            rows = None if listed else np.arange(segment.num_rows)
-            return RowFilter(rows, None)
+            return RowFilter(listed)
         rows = np.flatnonzero(use)
         if not listed or len(rows) <= FEW_ROWS:
-            return RowFilter(rows, None)
+            return RowFilter(False, rows)
         assert segment.lists is not None
-        return RowFilter(None, segment.lists.allow(use))
+        return RowFilter(True, in_lists=segment.lists.allow(use))
 
 
 class Filters:

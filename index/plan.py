@@ -128,7 +128,9 @@ def plan(num_objects: float | int, *, dim: int = 768, views: Sequence[str] = ("i
         ram["vectors, float32, scanned"] = rows * SEARCH_DIM * 4
     else:
         for kind, name in CODES.items():
-            size = index_bytes(replace(config, kind=kind), num_objects) * len(views)
+            width = config.code_dim if kind == "sq8" else None
+            size = index_bytes(replace(config, kind=kind, code_dim=width), num_objects)
+            size *= len(views)
             if kind == config.kind:
                 disk[f"index, {name}"] = ram[f"index, {name}"] = size
             else:
@@ -162,8 +164,9 @@ def index_bytes(config: CodecConfig, num_rows: int) -> int:
 
 def coarse_bytes(config: CodecConfig) -> int:
     """Of the rotation, the centroids and the graph over them."""
-    links = 4 * (2 * HNSW_LINKS + 2) + 12  # and upper levels, offset and level of a node
-    return config.dim**2 * 4 + config.num_lists * (config.dim * 4 + links)
+    # and upper levels, offset and level of a node
+    links = 4 * (2 * HNSW_LINKS + 2) + 12 if config.has_graph else 0
+    return config.dim * config.width * 4 + config.num_lists * (config.width * 4 + links)
 
 
 def _gpu(config: CodecConfig | None, rows: int, num_views: int) -> dict[str, int]:
@@ -192,7 +195,7 @@ def _hours(
     if config is None:
         return hours
     lists = config.num_lists
-    flop = 2.0 * min(num_objects, config.num_train) * lists * SEARCH_DIM * config.num_iterations
+    flop = 2.0 * min(num_objects, config.num_train) * lists * config.width * config.num_iterations
     seconds = flop / _rate("kmeans_cpu") + lists / _rate("graph_cpu")
     hours[f"train the codec on {CORES} cores"] = seconds * len(views) / CORES / 3600
     for kind, name in CODES.items():

@@ -17,7 +17,9 @@ from jaxtyping import Bool, Float32, Int32, Int64
 from numpy import ndarray
 
 from index.codec import CodecConfig
+from index.mapped_vectors import MappedVectors
 
+GRAPH_PROBES = 48  # up to here lists are looked for in the graph where there is one
 SURE = 8  # allowed rows compared for each that an unfiltered search would compare
 
 
@@ -53,21 +55,12 @@ class Lists:
             stored: float16 (row, dim) vectors in C order, of unit length but for rounding.
         """
         self.config = config
-        self.stored = stored
         self.rotation = faiss.downcast_VectorTransform(index.chain.at(0))
         self.ivf = faiss.downcast_index(index.index)
-        self._vectors = faiss.IndexScalarQuantizer(
-            config.dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        )
-        # FAISS reads the mapped file itself: nothing is copied
-        flat = np.asarray(stored).reshape(-1).view(np.uint8)
-        nobody = self._vectors.codes.owner
-        self._vectors.codes = faiss.MaybeOwnedVectorUInt8.create_view(
-            faiss.swig_ptr(flat), flat.nbytes, nobody
-        )
-        self._vectors.ntotal = len(stored)
+        self.vectors = MappedVectors(stored)
         self._base = index
-        self._refined = faiss.IndexRefine(index, self._vectors)
+        self._refined = faiss.IndexRefine(index, self.vectors.index)
+        self._parameters: dict[Effort, faiss.SearchParameters] = {}
 
     @cached_property
     def centroids(self) -> Float32[ndarray, "list dim"]:
@@ -111,16 +104,36 @@ class Lists:
         assert effort is not None
         if allowed is not None:
             return self._among(queries, num, effort, allowed)
-        parameters = faiss.IndexRefineSearchParameters(
-            k_factor=effort.depth,
-            base_index_params=faiss.SearchParametersPreTransform(
-                index_params=faiss.IVFSearchParameters(
-                    nprobe=min(effort.num_probes, self.config.num_lists)
-                )
-            ),
-        )
-        found: ndarray = self._refined.search(queries, num, params=parameters)[1]
+        if self.config.has_graph and effort.num_probes > GRAPH_PROBES:
+            return self._around(queries, num, effort)
+        found: ndarray = self._refined.search(queries, num, params=self._asked(effort))[1]
         return found
+
+    def _around(
+        self, queries: Float32[ndarray, "query dim"], num: int, effort: Effort
+    ) -> Int64[ndarray, "query num"]:
+        """Through the lists of highest score, told by all centroids instead of a graph."""
+        found = np.full((len(queries), num), -1, np.int64)
+        turned = self.rotation.apply(np.ascontiguousarray(queries))
+        num_probes = min(effort.num_probes, self.config.num_lists)
+        depth = min(effort.depth * num, self.ivf.ntotal)
+        for i, one in enumerate(turned):
+            scores = self.centroids @ one
+            lists = np.argpartition(-scores, num_probes - 1)[:num_probes]
+            rows = self._probe(one, lists, scores[lists], depth, None)
+            self._rank(queries[i], rows, found[i])
+        return found
+
+    def _asked(self, effort: Effort) -> faiss.SearchParameters:
+        """An effort as FAISS takes it; made once, for making it takes as long as searching."""
+        if effort not in self._parameters:
+            num_probes = min(effort.num_probes, self.config.num_lists)
+            in_lists = faiss.IVFSearchParameters(nprobe=num_probes)
+            self._parameters[effort] = faiss.IndexRefineSearchParameters(
+                k_factor=effort.depth,
+                base_index_params=faiss.SearchParametersPreTransform(index_params=in_lists),
+            )
+        return self._parameters[effort]
 
     def _among(
         self,
@@ -144,11 +157,20 @@ class Lists:
             reached = np.cumsum(allowed.num_in_list[there[order]])
             order = order[: 1 + int(np.searchsorted(reached, enough))]
             rows = self._probe(turned[i], there[order], score[order], depth, selector)
-            rows = rows[rows >= 0]
-            exact = self.stored[rows].astype(np.float32) @ queries[i]
-            best = rows[np.argsort(-exact, kind="stable")[:num]]
-            found[i, : len(best)] = best
+            self._rank(queries[i], rows, found[i])
         return found
+
+    def _rank(
+        self,
+        query: Float32[ndarray, " dim"],
+        rows: Int64[ndarray, " n"],
+        best: Int64[ndarray, " num"],
+    ) -> None:
+        """Put into `best` the rows of highest score by their vectors."""
+        rows = rows[rows >= 0]
+        scores = self.vectors.stored[rows].astype(np.float32) @ query
+        order = np.argsort(-scores, kind="stable")[: len(best)]
+        best[: len(order)] = rows[order]
 
     def _probe(
         self,
@@ -156,7 +178,7 @@ class Lists:
         lists: Int64[ndarray, " probe"],
         scores: Float32[ndarray, " probe"],
         num: int,
-        selector: faiss.IDSelector,
+        selector: faiss.IDSelector | None,
     ) -> Int64[ndarray, " num"]:
         """Rows of some lists by their codes. FAISS's Python method takes no selector here."""
         parameters = faiss.IVFSearchParameters(sel=selector, nprobe=len(lists))

@@ -5,8 +5,9 @@ neighbours, itself left out) and on directions: differences and sums of rows, as
 weights or a seed with a counter-example are. These point where no row is near, and need more. A
 user asks for a recall; the cheapest effort that reached it when it was measured is taken.
 
-What is close to rows and what is a direction is told by the best score found: below what all but a
-hundredth of the measured rows had, a query counts as a direction.
+What is close to rows and what is a direction is told by the best score found (`told_apart`). A
+recall counts as reached where it was by more than its standard error, for it was measured on some
+hundred queries, and the cheapest of many that seem to reach it is one that was lucky.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 from pydantic import BaseModel, ConfigDict
 
@@ -25,12 +26,13 @@ from index.probing import Effort
 DEFAULT_RECALL = 0.98
 EFFORTS = tuple(
     Effort(num_probes, depth)
-    for depth in (2, 4, 8)
-    for num_probes in (4, 8, 16, 32, 64, 128, 256, 512)
+    for depth in (2, 4, 8, 16)
+    for num_probes in (4, 8, 12, 16, 24, 32, 64, 128, 256, 512, 1024)
 )
 ENOUGH = 0.999  # recall at which more lists are not tried with the same depth
 HARDLY_MORE = 0.0005
-NUM_QUERIES = 256  # of each kind
+NUM_QUERIES = 512  # of each kind
+NUM_LONG = 128  # of them, asked for the most results, which costs ten times as much
 NUM_TIMED = 32  # of them, one at a time
 DEPTHS = (10, 100)  # results that recall is measured at
 ROWS_A_DIRECTION = 5  # added, and as many taken off
@@ -48,11 +50,19 @@ class Point(BaseModel):
     depth: int
     recall_at_10: float
     recall_at_100: float
+    error_at_10: float = 0.0  # standard error over the queries
+    error_at_100: float = 0.0
     p50_ms: float  # one query at a time, k = 10, on the machine that measured
 
     @property
     def effort(self) -> Effort:
         return Effort(self.num_probes, self.depth)
+
+    def reaches(self, recall: float | int, *, k: int = 10) -> bool:
+        """Whether it reached a recall by more than the error; above k of 10 that at 100 counts."""
+        if k <= 10:
+            return self.recall_at_10 - self.error_at_10 >= recall
+        return self.recall_at_100 - self.error_at_100 >= recall
 
 
 class RecallCurve(BaseModel):
@@ -65,7 +75,7 @@ class RecallCurve(BaseModel):
     num_rows: int  # live rows of the view then
     num_changed: int = 0  # rows that came or went since
     num_queries: int  # of each kind
-    near: float  # best score that 99 % of the measured rows found
+    near: float  # best score below which a query counts as a direction
     rows: tuple[Point, ...]  # cheapest first
     directions: tuple[Point, ...]
 
@@ -76,9 +86,9 @@ class RecallCurve(BaseModel):
     def text(self, recall: float | int = DEFAULT_RECALL) -> str:
         """One line for people: the effort for a recall, and what it reached."""
         for name, points in (("rows", self.rows), ("directions", self.directions)):
-            if not any(each.recall_at_10 >= recall for each in points):
+            if not any(each.reaches(recall) for each in points):
                 return f"no effort reaches recall {recall} for {name}: every row is looked at"
-        point = next(each for each in self.rows if each.recall_at_10 >= recall)
+        point = next(each for each in self.rows if each.reaches(recall))
         return (
             f"{point.num_probes} lists, {point.depth} candidates a result: recall@10 "
             f"{point.recall_at_10:.4f}, {point.p50_ms:.2f} ms"
@@ -87,7 +97,7 @@ class RecallCurve(BaseModel):
     def recall_at_10(self, recall: float | int) -> float:
         """What rows reached at the effort for a recall; 1 where every row is looked at."""
         for point in self.rows:
-            if point.recall_at_10 >= recall:
+            if point.reaches(recall):
                 return point.recall_at_10
         return 1.0
 
@@ -106,7 +116,7 @@ class RecallCurve(BaseModel):
             raise ValueError(f"expected a recall above 0 and up to 1, got {recall}")
         points = self.directions if direction else self.rows
         for point in points:
-            if (point.recall_at_10 if k <= 10 else point.recall_at_100) >= recall:
+            if point.reaches(recall, k=k):
                 return point.effort
         return None
 
@@ -130,6 +140,20 @@ def directions(rows: Float32[ndarray, "row dim"], num: int, *, seed: int) -> nda
     return made / np.linalg.norm(made, axis=1, keepdims=True)
 
 
+def told_apart(rows: Float32[ndarray, " query"], along: Float32[ndarray, " direction"]) -> float:
+    """The best score below which a query counts as a direction.
+
+    Half-way between what 99 % of directions stay below and what 99 % of rows reach; the latter
+    where the two overlap.
+
+    Args:
+        rows: Best score of each measured row, itself left out.
+        along: Best score of each measured direction.
+    """
+    reached, stay_below = float(np.quantile(rows, 0.01)), float(np.quantile(along, 0.99))
+    return min(reached, (reached + stay_below) / 2)
+
+
 def measure(
     view: str,
     candidates: Candidates,
@@ -148,7 +172,7 @@ def measure(
         candidates: Rows that a search finds for queries, so many each, with an effort.
         rows: Rows of the view, with their neighbours but themselves.
         along: Directions.
-        near: Best score that 99 % of rows find.
+        near: From `told_apart`.
         codec_hash: Of the codec that is searched with.
         num_rows: Live rows of the view.
         efforts: To try, of each depth the fewest lists first.
@@ -185,22 +209,22 @@ def _is_enough(points: Sequence[Point]) -> bool:
 
 
 def _point(candidates: Candidates, queries: Queries, effort: Effort) -> Point:
-    found = {
+    at: dict[int, ndarray] = {}
+    for depth, num in zip(DEPTHS, (NUM_QUERIES, NUM_LONG), strict=True):
         # one more, for a row finds itself; as many as a user asks for, as more are found better
-        depth: without(candidates(queries.vectors, depth + 1, effort), queries.own)
-        for depth in DEPTHS
-    }
+        found = without(candidates(queries.vectors[:num], depth + 1, effort), queries.own[:num])
+        at[depth] = shares_of(found[:, :depth], queries.neighbours[:num, :depth])
     seconds = []
     for query in queries.vectors[:NUM_TIMED]:
         started = time.perf_counter()
         candidates(query[None], min(DEPTHS), effort)
         seconds.append(time.perf_counter() - started)
-    at = {
-        depth: recall_of(found[depth][:, :depth], queries.neighbours[:, :depth]) for depth in DEPTHS
-    }
+    error = {depth: float(each.std() / np.sqrt(len(each))) for depth, each in at.items()}
     return Point(
         num_probes=effort.num_probes, depth=effort.depth,
-        recall_at_10=at[10], recall_at_100=at[100], p50_ms=1e3 * float(np.median(seconds)),
+        recall_at_10=float(at[10].mean()), recall_at_100=float(at[100].mean()),
+        error_at_10=error[10], error_at_100=error[100],
+        p50_ms=1e3 * float(np.median(seconds)),
     )  # fmt: skip
 
 
@@ -213,12 +237,18 @@ def without(found: Int64[ndarray, "query n"], own: Int64[ndarray, " query"]) -> 
 
 def recall_of(found: Int64[ndarray, "query k"], expected: Int64[ndarray, "query k"]) -> float:
     """Share of the expected rows that were found; -1 pads both and never counts."""
-    shares = [
-        len(set(mine[mine >= 0].tolist()) & set(true[true >= 0].tolist()))
-        / max((true >= 0).sum(), 1)
-        for mine, true in zip(found, expected, strict=True)
-    ]
-    return float(np.mean(shares))
+    return float(shares_of(found, expected).mean())
+
+
+def shares_of(
+    found: Int64[ndarray, "query k"], expected: Int64[ndarray, "query k"]
+) -> Float64[ndarray, " query"]:
+    """Share of the expected rows that were found, of each query; -1 pads and never counts."""
+    # rows of one query never meet those of another
+    offset = (max(found.max(initial=0), expected.max(initial=0)) + 1) * np.arange(len(found))
+    mine, true = found + offset[:, None], expected + offset[:, None]
+    hits = np.isin(true, mine[found >= 0]) & (expected >= 0)
+    return hits.sum(axis=1) / np.maximum((expected >= 0).sum(axis=1), 1)
 
 
 def _front(points: Sequence[Point]) -> tuple[Point, ...]:

@@ -31,9 +31,10 @@ from index import disk
 from index.codec import Codec, CodecConfig, fill, read_index, write_index
 from index.device_rows import DeviceRows
 from index.errors import VersionCorrupt
+from index.mapped_vectors import MappedVectors
 from index.probing import Lists
 
-RESIDENT_ROWS = 200_000  # up to here a segment is held in memory as float32
+DEVICE_ROWS = 200_000  # up to here a segment without an index stays off another device
 BLOCK_ROWS = 65_536  # rows read, transformed or scanned at a time
 FILES = ("vectors.npy", "object_key.npy", "rows.parquet")
 INDEX = "index.faiss"
@@ -73,7 +74,8 @@ class Segment:
 
     @cached_property
     def object_key(self) -> Int64[ndarray, " row"]:
-        return self._load("object_key.npy", (self.num_rows,))
+        # stays mapped, and slices of it are no maps of their own, which take twice the time
+        return np.asarray(self._load("object_key.npy", (self.num_rows,)))
 
     @cached_property
     def max_rows_per_object(self) -> int:
@@ -91,7 +93,7 @@ class Segment:
     @property
     def on_device(self) -> bool:
         """Whether `lists` are on another device; small segments without an index stay here."""
-        is_large = self._index is not None or self.num_rows > RESIDENT_ROWS
+        is_large = self._index is not None or self.num_rows > DEVICE_ROWS
         return self.device != "cpu" and is_large
 
     @cached_property
@@ -119,14 +121,13 @@ class Segment:
         return self._load("vectors.npy", (self.num_rows, self.dim))
 
     @cached_property
-    def _resident(self) -> Float32[ndarray, "row dim"]:
-        return _unit(self._stored)
+    def mapped(self) -> MappedVectors:
+        """Its vectors, to be scanned where they lie."""
+        return MappedVectors(self._stored)
 
     def vectors(self, rows: ndarray | slice) -> Float32[ndarray, "n dim"]:
         """Unit vectors of some rows. float16 on disk loses 3e-4 of a component at most."""
-        if self.num_rows <= RESIDENT_ROWS:
-            return self._resident[rows]
-        return _unit(self._stored[rows])
+        return _unit(self.mapped.stored[rows])
 
     def rows(self, columns: list[str] | None = None) -> pa.Table:
         """What each row was made from, with `object_key` in front."""

@@ -156,11 +156,72 @@ def test_codec_is_chosen_by_rows_and_memory() -> None:
     one, ten = codecs.choose(10**6, 256), codecs.choose(10**7, 256)
     assert one is not None
     assert ten is not None
-    assert (one.kind, one.num_lists) == ("rabitq", 4096)
+    assert (one.kind, one.code_dim, one.num_lists) == ("sq8", 64, 4096)
     assert ten.num_lists == 16_384
     assert codecs.choose(10**9, 256).num_lists == codecs.MAX_LISTS  # type: ignore[union-attr]
+    tight = codecs.choose(50 * 10**6, 256, IndexConfig(memory_gib=3))
+    assert tight is not None
+    assert (tight.kind, tight.code_dim) == ("rabitq", None)
     with pytest.raises(ValueError, match=r"2.24 GiB, and memory_gib allows 1.00"):
         codecs.choose(50 * 10**6, 256, IndexConfig(memory_gib=1))
+    with pytest.raises(ValueError, match="code_dim up to 256, got 300"):
+        codecs.choose(10**6, 256, IndexConfig(code_dim=300))
+
+
+def spread_over(num_axes: int, num: int = 3000) -> ndarray:
+    """Unit vectors that fill some of 64 dimensions, turned, with a little noise in the others."""
+    rng = np.random.default_rng(num_axes)
+    vectors = 0.01 * rng.standard_normal((num, DIM))
+    vectors[:, :num_axes] += rng.standard_normal((num, num_axes))
+    turned = vectors @ np.linalg.qr(rng.standard_normal((DIM, DIM)))[0]
+    return (turned / np.linalg.norm(turned, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("num_axes", "needed", "kind"), [(10, 16, "sq8"), (24, 32, "sq8"), (60, DIM, "rabitq")]
+)
+def test_as_many_dimensions_are_coded_as_the_vectors_fill(
+    num_axes: int, needed: int, kind: str
+) -> None:
+    sample = spread_over(num_axes)
+    chosen = codecs.choose(10**6, DIM, sample=sample)
+
+    assert codecs.needed_dim(sample) == needed
+    assert chosen is not None
+    assert chosen.kind == kind
+    assert chosen.code_dim == (needed if kind == "sq8" else None)
+    told = codecs.choose(10**6, DIM, IndexConfig(kind="sq8", code_dim=48), sample=sample)
+    assert told is not None
+    assert (told.kind, told.code_dim) == ("sq8", 48)
+
+
+def test_principal_axes_hold_what_lies_in_them() -> None:
+    sample = spread_over(10)
+    axes = codecs.principal_axes(sample)
+
+    np.testing.assert_allclose(axes @ axes.T, np.eye(DIM), atol=1e-5)
+    held = ((sample @ axes[:10].T) ** 2).sum(axis=1)
+    assert held.min() > 0.98
+    np.testing.assert_array_equal(axes, codecs.principal_axes(sample))
+
+
+def test_codes_of_few_dimensions_find_what_all_find() -> None:
+    sample = spread_over(10, NUM)
+    stored = sample.astype(np.float16)
+    config = CodecConfig(kind="sq8", dim=DIM, code_dim=16, num_lists=NUM_LISTS)
+    codec = codecs.train(sample, config)
+    lists = Lists(codecs.fill(codec, [stored.astype(np.float32)]), config, stored)
+    queries = spread_over(10, NUM + 1)[:100]
+    queries = sample[:100] + 0.1 * queries
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+
+    found = lists.candidates(queries, num=10, effort=Effort(NUM_LISTS, 8))
+
+    assert recall(found, exact(queries, stored, 10)) > 0.99
+    assert config.bytes_a_row == 24
+    for bad in ({"code_dim": 65}, {"code_dim": 8, "kind": "rabitq"}):
+        with pytest.raises(ValueError, match="code_dim"):
+            CodecConfig(**{"kind": "sq8", "dim": DIM, "num_lists": 4} | bad)  # type: ignore[arg-type]
 
 
 def test_too_few_vectors_to_train_are_refused() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy import ndarray
 
-from index import search, segment
+from index import search
 from index.errors import VersionCorrupt
 from index.filtering import Filter, Live
 from index.search import Neighbors, find, fuse, unit_queries
@@ -120,6 +120,7 @@ def test_the_batch_of_queries_changes_nothing(
     queries = unit_queries(unit(20, 2).astype(np.float32))
     whole = find(queries, segments, k=7, chosen=Filter())
 
+    assert len(queries) > search._FEW_QUERIES
     monkeypatch.setattr(search, "_PRODUCT_SIZE", 1500)  # three queries at a time
     for found in (
         find(queries, segments, k=7, chosen=Filter()),
@@ -129,20 +130,22 @@ def test_the_batch_of_queries_changes_nothing(
         np.testing.assert_array_equal(found.scores, whole.scores[: len(found.scores)])
 
 
-def test_a_segment_too_large_for_memory_is_scanned_in_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("block_rows", [64, 1 << 16])
+def test_few_queries_and_many_find_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_rows: int
 ) -> None:
+    """A scan by FAISS where the vectors lie, and products of blocks of rows."""
     keys = np.sort(np.random.default_rng(0).integers(0, 300, 500))
-    vectors = unit(500, 1)
+    segments = [Live(write(tmp_path, keys, unit(500, 1)), None)]
     queries = unit_queries(unit(3, 2).astype(np.float32))
-    resident = find(queries, [Live(write(tmp_path, keys, vectors), None)], k=9, chosen=Filter())
+    scanned = find(queries, segments, k=9, chosen=Filter())
 
-    monkeypatch.setattr(segment, "RESIDENT_ROWS", 64)
-    monkeypatch.setattr(search, "RESIDENT_ROWS", 64)
-    blocks = find(queries, [Live(write(tmp_path, keys, vectors), None)], k=9, chosen=Filter())
+    monkeypatch.setattr(search, "_BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(search, "_FEW_QUERIES", 0)
+    blocks = find(queries, segments, k=9, chosen=Filter())
 
-    np.testing.assert_array_equal(blocks.keys, resident.keys)
-    np.testing.assert_array_equal(blocks.scores, resident.scores)
+    np.testing.assert_array_equal(blocks.keys, scanned.keys)
+    np.testing.assert_array_equal(blocks.scores, scanned.scores)
 
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])

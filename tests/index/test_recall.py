@@ -83,7 +83,7 @@ def test_the_effort_for_a_recall_reached_it_when_measured(curve: RecallCurve) ->
     for wanted in (0.5, 0.9, 0.95):
         effort = curve.effort(wanted, direction=False)
         assert effort is not None
-        assert by_effort[effort].recall_at_10 >= wanted
+        assert by_effort[effort].recall_at_10 >= wanted + by_effort[effort].error_at_10
     assert curve.effort(1.0, direction=True, k=100) is None or (
         max(each.recall_at_100 for each in curve.directions) == 1
     )
@@ -100,3 +100,26 @@ def test_recall_counts_no_padding() -> None:
 
 def test_curve_is_read_back_as_it_was(curve: RecallCurve) -> None:
     assert RecallCurve.model_validate_json(curve.model_dump_json()) == curve
+
+
+def test_the_error_is_that_of_the_mean_over_queries(
+    curve: RecallCurve, lists: Lists, held_out: Queries
+) -> None:
+    point = curve.rows[0]
+    found = lists.candidates(held_out.vectors, num=11, effort=point.effort)
+    shares = recall.shares_of(
+        recall.without(found, held_out.own)[:, :10], held_out.neighbours[:, :10]
+    )
+
+    assert point.recall_at_10 == pytest.approx(shares.mean())
+    assert point.error_at_10 == pytest.approx(shares.std() / np.sqrt(len(shares)))
+    assert not point.reaches(point.recall_at_10)
+    assert point.reaches(point.recall_at_10 - 2 * point.error_at_10)
+
+
+def test_rows_and_directions_are_told_apart_half_way_between() -> None:
+    rows = np.linspace(0.9, 1, 101, dtype=np.float32)
+    along = np.linspace(0.5, 0.7, 101, dtype=np.float32)
+
+    assert recall.told_apart(rows, along) == pytest.approx((0.901 + 0.698) / 2)
+    assert recall.told_apart(rows, along + 0.5) == pytest.approx(0.901)

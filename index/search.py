@@ -12,18 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float16, Float32, Float64, Int64
 from numpy import ndarray
 
 from index.filtering import Filter, Live
 from index.probing import Effort
-from index.segment import Segment
+from index.segment import Segment, unit_rows
 
 _PRODUCT_SIZE = 1 << 24  # scores held at a time: queries x rows
 _BLOCK_ROWS = 1 << 16  # vectors held at a time
 _FEW_QUERIES = 16  # up to here a scan by FAISS is faster than a product of blocks
 _GATHERED = 1 << 14  # vectors held at a time
 _SLACK = 1e-5  # error of a single-precision product of unit vectors, generously
+_TINY = float(np.finfo(np.float64).tiny)
 _FUSION = 60.0  # Cormack, Clarke & Buettcher 2009, SIGIR: reciprocal rank fusion
 
 
@@ -45,13 +46,14 @@ def unit_queries(queries: Float32[ndarray, "query dim"]) -> Float32[ndarray, "qu
     Raises:
         ValueError: a query is zero or not finite.
     """
-    length = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
-    if not (np.isfinite(length) & (length > 0)).all():
-        bad = int(np.flatnonzero(~(np.isfinite(length) & (length > 0)).ravel())[0])
+    wide = queries.astype(np.float64)
+    length = np.sqrt(np.einsum("qd,qd->q", wide, wide))
+    if len(length) and not (length.min() > 0 and length.max() < np.inf):  # NaN is neither
+        bad = int((np.isfinite(length) & (length > 0)).argmin())
         raise ValueError(
-            f"query {bad} cannot be scaled to unit length: its length is {length[bad, 0]}"
+            f"query {bad} cannot be scaled to unit length: its length is {length[bad]}"
         )
-    return (queries / length).astype(np.float32)
+    return (wide / length[:, None]).astype(np.float32)
 
 
 def find(
@@ -113,12 +115,13 @@ def _looked_at(
     for start in range(0, num_rows, _BLOCK_ROWS):
         stop = min(start + _BLOCK_ROWS, num_rows)
         here = slice(start, stop) if rows is None else rows[start:stop]
-        vectors, keys = segment.vectors(here), segment.object_key[here]
+        stored, keys = segment.mapped.stored[here], segment.object_key[here]
+        vectors = unit_rows(stored)
         step = max(1, _PRODUCT_SIZE // len(vectors))
         for first in range(0, len(queries), step):
             products = queries[first : first + step] @ vectors.T
             for i, product in enumerate(products, first):
-                found[i].append(_best(queries[i], vectors, keys, product, num_best))
+                found[i].append(_best(queries[i], stored, keys, product, num_best))
     if not num_rows:
         return np.full((len(queries), 0), -1), np.full((len(queries), 0), -np.inf)
     return _padded(found)
@@ -128,15 +131,27 @@ def _scored(
     queries: Float32[ndarray, "query dim"], segment: Segment, rows: Int64[ndarray, "query n"]
 ) -> Scored:
     """Keys and exact scores of some rows for each query, -1 and -inf where the row is -1."""
-    scores = np.full(rows.shape, -np.inf)
+    stored, wide = segment.mapped.stored, queries.astype(np.float64)
+    scores = np.empty(rows.shape)
     step = max(1, _GATHERED // max(rows.shape[1], 1))
     for start in range(0, len(queries), step):
         here = slice(start, start + step)
-        vectors = segment.vectors(rows[here].reshape(-1)).astype(np.float64)
-        vectors = vectors.reshape(*rows[here].shape, segment.dim)
-        scores[here] = (vectors * queries[here, None].astype(np.float64)).sum(axis=2)
+        vectors = stored[rows[here]].astype(np.float64)  # (query, n, dim)
+        scores[here] = _cosines(wide[here, None], vectors)
     there = rows >= 0
+    if there.all():
+        return segment.object_key[rows], scores
     return np.where(there, segment.object_key[rows], -1), np.where(there, scores, -np.inf)
+
+
+def _cosines(
+    queries: Float64[ndarray, "*#batch dim"], vectors: Float64[ndarray, "*#batch dim"]
+) -> Float64[ndarray, "*batch"]:
+    """Of unit queries and stored vectors, the same in any batch."""
+    products = np.einsum("...d,...d->...", queries, vectors)
+    squares = np.einsum("...d,...d->...", vectors, vectors)
+    cosines: ndarray = products / np.sqrt(np.maximum(squares, _TINY))
+    return cosines
 
 
 def _padded(pieces: Sequence[Sequence[Scored]]) -> Scored:
@@ -152,7 +167,7 @@ def _padded(pieces: Sequence[Sequence[Scored]]) -> Scored:
 
 def _best(
     query: Float32[ndarray, " dim"],
-    vectors: Float32[ndarray, "row dim"],
+    stored: Float16[ndarray, "row dim"],
     keys: Int64[ndarray, " row"],
     product: Float32[ndarray, " row"],
     num_best: int,
@@ -163,8 +178,7 @@ def _best(
         near = np.flatnonzero(product >= least - _SLACK)
     else:
         near = np.arange(len(product))
-    scores = (vectors[near].astype(np.float64) * query.astype(np.float64)).sum(axis=1)
-    return keys[near], scores
+    return keys[near], _cosines(query.astype(np.float64), stored[near].astype(np.float64))
 
 
 def ranked(

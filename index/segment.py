@@ -127,7 +127,7 @@ class Segment:
 
     def vectors(self, rows: ndarray | slice) -> Float32[ndarray, "n dim"]:
         """Unit vectors of some rows. float16 on disk loses 3e-4 of a component at most."""
-        return _unit(self.mapped.stored[rows])
+        return unit_rows(self.mapped.stored[rows])
 
     def rows(self, columns: list[str] | None = None) -> pa.Table:
         """What each row was made from, with `object_key` in front."""
@@ -231,7 +231,7 @@ def _sealed(temporary: Path, parent: Path, head: dict[str, object], codec: Codec
         stored = disk.read_array(temporary / "vectors.npy", mapped=True)
         starts = range(0, len(stored), BLOCK_ROWS)
         # as they are stored, so that coding them again gives the same
-        blocks = (_unit(stored[start : start + BLOCK_ROWS]) for start in starts)
+        blocks = (unit_rows(stored[start : start + BLOCK_ROWS]) for start in starts)
         write_index(temporary / INDEX, fill(codec, blocks))
         files[INDEX] = disk.described(temporary / INDEX)
     head = {
@@ -257,7 +257,8 @@ def check_size(path: Path, num_bytes: int) -> None:
         raise VersionCorrupt(f"{path}: expected {num_bytes:,} bytes, got {found:,}")
 
 
-def _unit(vectors: ndarray) -> Float32[ndarray, "n dim"]:
+def unit_rows(vectors: ndarray) -> Float32[ndarray, "n dim"]:
+    """Stored vectors as float32 of unit length, which rounding to float16 took from them."""
     vectors = np.asarray(vectors, dtype=np.float32)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.maximum(length, np.finfo(np.float32).tiny)

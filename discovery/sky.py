@@ -256,8 +256,9 @@ class Sky:
             UnknownObject: the id is not in this sky.
             SourceGone: a file is not there any more, or does not hold the object any more.
         """
-        rows = self._version.rows(self._version.keys_of([object_id]))
-        columns = (rows[name].to_pylist() for name in ("reader", "source", "source_part", "view"))
+        where = ("reader", "source", "source_part")
+        rows = self._version.rows(self._version.keys_of([object_id]), where)
+        columns = (rows[name].to_pylist() for name in (*where, "view"))
         places = dict.fromkeys(  # an observation with two views has two rows
             (name, source, part)
             for name, source, part, made in zip(*columns, strict=True)

@@ -43,7 +43,7 @@ def choose(
     def make() -> Filter:
         made = version.everything
         if where is not None:
-            made &= Filter.of_keys(version.where(where), num_keys)
+            made &= Filter(version.allowed_by(where))
         if cone is not None:
             made &= Filter.of_keys(version.in_cone(*cone)[0], num_keys)
         if moc is not None:

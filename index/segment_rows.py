@@ -6,6 +6,7 @@ is stands in memory after the first question: a search tells it of every hit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -58,25 +59,30 @@ class SegmentRows:
         there = self.live.segment.object_key
         return there if self.live.alive is None else there[self.live.alive]
 
-    def read(self, rows: Int64[ndarray, " n"]) -> pa.Table:
+    def read(self, rows: Int64[ndarray, " n"], columns: Sequence[str] | None = None) -> pa.Table:
         """What some rows were made from.
 
         Args:
             rows: Numbers in the segment, ascending.
+            columns: Of rows.parquet; those that it lacks are left out. None: all.
 
         Returns:
-            `object_key`, `view` and the columns of rows.parquet.
+            `object_key`, `view` and the columns.
         """
-        segment, tables = self.live.segment, [self._schema.empty_table()]
+        segment = self.live.segment
+        names = [name for name in self._schema.names if columns is None or name in columns]
+        tables = [pa.schema([self._schema.field(name) for name in names]).empty_table()]
         groups = np.searchsorted(self._starts, rows, side="right") - 1
         numbers, starts = np.unique(groups, return_index=True)
         if len(numbers):
             with self._open() as file:
+                # of no row np.split would still give one part, an empty one
                 for number, some in zip(numbers, np.split(rows, starts[1:]), strict=True):
-                    group = self._group(file, int(number))
+                    group = self._group(file, int(number), names)
                     tables.append(group.take(pa.array(some - self._starts[number])))
         table = pa.concat_tables(tables).combine_chunks()
-        if "precision" not in table.column_names:  # segments of old are of one precision
+        # segments of old are of one precision
+        if "precision" not in self._schema.names and (columns is None or "precision" in columns):
             same = pa.array(segment.encoder_precisions * len(rows), pa.string())
             table = table.append_column("precision", same)
         table = table.add_column(0, "object_key", pa.array(segment.object_key[rows]))
@@ -130,8 +136,8 @@ class SegmentRows:
         except (pa.ArrowInvalid, OSError) as error:
             raise VersionCorrupt(f"{self.path} is damaged: {error}") from error
 
-    def _group(self, file: pq.ParquetFile, number: int) -> pa.Table:
+    def _group(self, file: pq.ParquetFile, number: int, names: Sequence[str]) -> pa.Table:
         try:
-            return file.read_row_group(number, use_threads=False)
+            return file.read_row_group(number, columns=names, use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
             raise VersionCorrupt(f"{self.path} is damaged: {error}") from error

@@ -149,6 +149,10 @@ class Version:
         Raises:
             ValueError: it is no predicate, names an unknown column or compares unlike types.
         """
+        return np.flatnonzero(self.allowed_by(predicate))
+
+    def allowed_by(self, predicate: str) -> Bool[ndarray, " key"]:
+        """As `where`, by key."""
         sql = condition(predicate, self.columns)
         try:
             return self.object_table.where(sql)
@@ -220,14 +224,18 @@ class Version:
         """Which of these objects have a row of the view."""
         return self._rows_of(keys, view)[1] >= 0
 
-    def rows(self, keys: Int64[ndarray, " n"]) -> pa.Table:
+    def rows(self, keys: Int64[ndarray, " n"], columns: Sequence[str] | None = None) -> pa.Table:
         """What objects were made from, one line a row.
 
         Columns object_key, view, survey, release, source_id, source, source_part, calibrated, notes
         and those of the catalogue. A joint view of several surveys has "a+b" as survey and no
         source.
+
+        Args:
+            keys: Any, in any order.
+            columns: Those to read besides object_key and view; None: all.
         """
-        tables = [each.read(each.of(keys)) for each in self.segment_rows]
+        tables = [each.read(each.of(keys), columns) for each in self.segment_rows]
         return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
 
     def surveys(self, keys: Int64[ndarray, " n"]) -> pa.Table:

@@ -1,6 +1,6 @@
 """The rates of the index that `skykin plan` reckons with, on this machine.
 
-    python benchmarks/plan_rates.py [--lists 16384] [--objects 200000] [--seed 0]
+    python benchmarks/plan_rates.py [--lists 16384] [--objects 1000000] [--seed 0]
 
 Needs no network and no sky. Prints one JSON document; the figures stand in RESULTS.md and in
 index/plan.py, by these names:
@@ -33,7 +33,7 @@ from numpy import ndarray
 from synthetic_sky import write_sky
 from synthetic_vectors import BLOCK_ROWS, Population
 
-from index.codec import CodecConfig, Kind, fill, train
+from index.codec import CodecConfig, IndexConfig, Kind, fill, train
 from index.versions import open_version
 
 DIM = 256
@@ -45,7 +45,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lists", type=int, default=16_384)
-    parser.add_argument("--objects", type=int, default=200_000)
+    parser.add_argument("--objects", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -101,7 +101,8 @@ def object_memory(num_objects: int, seed: int) -> float:
 def _memory(num_objects: int, seed: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         sky = Path(folder) / "sky"
-        write_sky(sky, Population(seed=seed, dim=8), segment_rows=[num_objects])
+        index = IndexConfig(exact_rows=num_objects)
+        write_sky(sky, Population(seed=seed, dim=8), segment_rows=[num_objects], index=index)
         told = subprocess.run(
             [sys.executable, __file__, "--memory-of", str(sky)],
             check=True,

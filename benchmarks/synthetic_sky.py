@@ -242,7 +242,7 @@ def _write_version(
 ) -> None:
     final = sky / "versions" / "1"
     with disk.new_folder(final.parent) as temporary:
-        files = [record(sky, sky / each.file) for each in partitions]
+        files = [record(sky, sky / file) for each in partitions for file in each.files]
         files += [file for codec in coded.codecs for file in codec.files]
         write_inputs(temporary / "inputs.parquet", [])
         write_footprint(temporary / "moc.fits", footprint(ra_deg, dec_deg))

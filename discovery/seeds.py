@@ -23,7 +23,6 @@ from training.observations import Observation
 from training.surveys import reader
 
 SMALLEST_SUM = 1e-3  # of unit vectors; below it only the rounding of float16 vectors is left
-_WHOLE_SKY_ARCSEC = 180 * 3600.0
 
 Vector = Float32[ndarray, " dim"]
 
@@ -153,7 +152,7 @@ def _positions(query: Query, version: Version) -> list[_Candidate]:
 
 
 def _id_of(version: Version, key: int) -> str:
-    return str(version.objects(np.array([key], dtype=np.int64))["object_id"][0].as_py())
+    return str(version.objects(np.array([key]), ["object_id"])["object_id"][0].as_py())
 
 
 def nearest_object(
@@ -171,11 +170,10 @@ def nearest_object(
         return int(keys[nearest]), float(separations[nearest])
     place = f"{ra_deg:.6f} {dec_deg:+.6f}"
     without = without_position(version)
-    keys, separations = version.in_cone(ra_deg, dec_deg, _WHOLE_SKY_ARCSEC)
-    if not len(keys):
+    far = version.nearest(ra_deg, dec_deg)
+    if far is None:
         raise OutsideFootprint(f"nothing can be found at {place}: {without}")
-    nearest = int(np.argmin(separations))
-    object_id, separation = _id_of(version, int(keys[nearest])), float(separations[nearest])
+    object_id, separation = _id_of(version, far[0]), far[1]
     if in_footprint(version, ra_deg, dec_deg):
         raise NoObjectNear(
             f"no object within {radius_arcsec:g} arcsec of {place}; the nearest is {object_id}, "

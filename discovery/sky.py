@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Int64
 from numpy import ndarray
 
@@ -184,11 +182,10 @@ class Sky:
         self, object_ids: Sequence[str], view: str
     ) -> tuple[Int64[ndarray, " found"], Bool[ndarray, " object"]]:
         """Keys of those ids that this sky has in a view, and which of the ids they are."""
-        objects = self._version.objects(_corpus(self._version, view))
-        places = pc.index_in(pa.array(object_ids, pa.string()), objects["object_id"])
-        found = np.asarray(places.is_valid())
-        keys = objects["object_key"].combine_chunks().take(places.drop_null())
-        return np.asarray(keys, dtype=np.int64), found
+        keys = self._version.object_table.keys_of_ids(object_ids)
+        found = keys >= 0
+        found[found] = objects_in(self._version, view)[keys[found]]
+        return keys[found], found
 
     def encoder(self) -> Encoder:
         """The encoder that made this sky, read when first needed.
@@ -259,8 +256,9 @@ class Sky:
             UnknownObject: the id is not in this sky.
             SourceGone: a file is not there any more, or does not hold the object any more.
         """
-        rows = self._version.rows(self._version.keys_of([object_id]))
-        columns = (rows[name].to_pylist() for name in ("reader", "source", "source_part", "view"))
+        where = ("reader", "source", "source_part")
+        rows = self._version.rows(self._version.keys_of([object_id]), where)
+        columns = (rows[name].to_pylist() for name in (*where, "view"))
         places = dict.fromkeys(  # an observation with two views has two rows
             (name, source, part)
             for name, source, part, made in zip(*columns, strict=True)
@@ -284,18 +282,14 @@ class Sky:
             seed: The same seed draws the same object; None draws anew.
         """
         rng = np.random.default_rng(seed)
-        objects = self._version.objects(_corpus(self._version, self.views[0]))
-        mag_r = objects["mag_r"].to_numpy()  # NaN where unknown, which sorts last
+        keys = np.flatnonzero(objects_in(self._version, self.views[0]))
+        mag_r = self._version.objects(keys, ["mag_r"])["mag_r"].to_numpy()  # NaN where unknown
         num_known = int(np.isfinite(mag_r).sum())
-        some = np.arange(len(objects))
+        some = np.arange(len(keys))
         if num_known:
-            some = np.argsort(mag_r)[: max(1, round(_BRIGHT_SHARE * num_known))]
-        return str(objects["object_id"][int(rng.choice(some))].as_py())
-
-
-def _corpus(version: Version, view: str) -> Int64[ndarray, " key"]:
-    """Keys, ascending, of all objects that can be found in a view."""
-    return np.flatnonzero(objects_in(version, view))
+            some = np.argsort(mag_r)[: max(1, round(_BRIGHT_SHARE * num_known))]  # NaN sorts last
+        drawn = keys[[int(rng.choice(some))]]
+        return str(self._version.objects(drawn, ["object_id"])["object_id"][0].as_py())
 
 
 def _collapsed(
@@ -305,7 +299,7 @@ def _collapsed(
     radius_arcsec: float,
 ) -> tuple[Int64[ndarray, " kept"], Float32[ndarray, " kept"]]:
     """The best hit of each place."""
-    table = version.objects(keys)
+    table = version.objects(keys, ["ra_deg", "dec_deg"])
     ra_deg, dec_deg = (table[name].to_numpy().astype(np.float64) for name in ("ra_deg", "dec_deg"))
     kept = first_of_each_place(ra_deg, dec_deg, radius_arcsec)
     return keys[kept], scores[kept]
@@ -337,7 +331,7 @@ def _chosen(version: Version, query: Query, view: str) -> Filter:
 
 def _surveys(version: Version, keys: Int64[ndarray, " hit"], view: str) -> list[str]:
     """Whose observations of each object were compared, joined by commas."""
-    rows = version.rows(keys)
+    rows = version.surveys(keys)
     seen: dict[int, dict[str, None]] = {int(key): {} for key in keys}
     columns = (rows[name].to_pylist() for name in ("object_key", "survey", "view"))
     for key, survey, own in zip(*columns, strict=True):

@@ -183,7 +183,8 @@ class _Names:
             ),
         )
         columns = known.filter(natural).select(["object_key", "survey", "source_id"])
-        ids = base.objects(columns["object_key"].to_numpy())["object_id"].to_pylist()
+        keys = columns["object_key"].to_numpy()
+        ids = base.objects(keys, ["object_id"])["object_id"].to_pylist()
         for line, object_id in zip(columns.to_pylist(), ids, strict=True):
             self.own.setdefault((line["survey"], line["source_id"]), object_id)
             if object_id == line["source_id"]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Bool, Int64
 from mocpy import MOC
 from numpy import ndarray
@@ -45,7 +43,7 @@ def choose(
     def make() -> Filter:
         made = version.everything
         if where is not None:
-            made &= Filter.of_keys(version.where(where), num_keys)
+            made &= Filter(version.allowed_by(where))
         if cone is not None:
             made &= Filter.of_keys(version.in_cone(*cone)[0], num_keys)
         if moc is not None:
@@ -64,12 +62,13 @@ def objects_in(version: Version, view: str) -> Bool[ndarray, " key"]:
     """Which objects, by key, have a row in a view; of "any" those that are in the table."""
 
     def make() -> Filter:
-        if view == "any":
-            keys = version.table["object_key"].to_numpy()
-        else:
-            pairs = zip(version.segments, version.live_keys, strict=True)
-            keys = np.concatenate([some for live, some in pairs if live.segment.view == view])
-        return Filter.of_keys(keys, version.manifest.next_object_key)
+        mine = [each for each in version.segment_rows if each.live.segment.view == view]
+        there = np.zeros(version.manifest.next_object_key, bool)
+        for keys in (
+            version.object_table.keys() if view == "any" else (each.keys() for each in mine)
+        ):
+            there[keys] = True
+        return Filter(there)
 
     allowed = version.filters.get(("view", view), make).allowed
     assert allowed is not None
@@ -78,12 +77,10 @@ def objects_in(version: Version, view: str) -> Bool[ndarray, " key"]:
 
 def in_moc(version: Version, moc: MOC) -> Int64[ndarray, " n"]:
     """Keys, ascending, of the objects whose position lies in a MOC."""
-    known = pa.array(version.table["ra_deg"].is_valid().to_numpy())
-    some = version.table.select(["object_key", "ra_deg", "dec_deg"]).filter(known)
-    keys = some["object_key"].to_numpy()
-    if not len(keys):
-        return keys
-    return keys[covers(moc, some["ra_deg"].to_numpy(), some["dec_deg"].to_numpy())]
+    found = [np.empty(0, np.int64)]
+    for some in version.object_table.positions():
+        found.append(some.keys[covers(moc, some.ra_deg, some.dec_deg)])
+    return np.sort(np.concatenate(found))
 
 
 def seen_by(
@@ -99,17 +96,19 @@ def seen_by(
     Raises:
         ValueError: no row here is of such a survey.
     """
-    rows = version.all_rows.select(["object_key", "view", "survey"])
-    names = rows["survey"].combine_chunks().dictionary_encode()
-    parts = [name.split("+") for name in names.dictionary.to_pylist()]
-    there = sorted({part for some in parts for part in some})
+    there = set[str]()
+    found = [np.empty(0, np.int64)]
+    for each in version.segment_rows:
+        alive, known = each.live.alive, each.surveys
+        of_row = known.of_row if alive is None else known.of_row[alive]
+        live = {known.names[number] for number in np.unique(of_row)}
+        there.update(part for name in live for part in name.split("+"))
+        meant = [not set(name.split("+")).isdisjoint(surveys) for name in known.names]
+        if view in (None, "any", each.live.segment.view):
+            found.append(each.keys()[np.array(meant, bool)[of_row]])
     for survey in surveys:
         if survey not in there:
             raise ValueError(
-                f"no observation here is of survey {survey!r}: expected {', '.join(there)}"
+                f"no observation here is of survey {survey!r}: expected {', '.join(sorted(there))}"
             )
-    meant = np.array([not set(some).isdisjoint(surveys) for some in parts], bool)
-    chosen = meant[names.indices.to_numpy()]
-    if view not in (None, "any"):
-        chosen &= pc.equal(rows["view"], view).to_numpy()
-    return np.unique(rows["object_key"].to_numpy()[chosen])
+    return np.unique(np.concatenate(found))

@@ -29,6 +29,7 @@ from training.disk import flush
 TEMPORARY = ".tmp-"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHUNK = 1 << 22  # bytes read or written at a time
+ROW_GROUP_ROWS = 16_384  # of a Parquet file
 
 
 @contextmanager
@@ -123,9 +124,30 @@ def read_array(path: Path, *, mapped: bool = False) -> ndarray:
         raise VersionCorrupt(f"{path} is damaged: {error}") from error
 
 
-def write_table(path: Path, table: pa.Table) -> None:
+def write_table(path: Path, table: pa.Table, *, row_group_rows: int = ROW_GROUP_ROWS) -> None:
+    """Write a Parquet file; who looks for one row of it later reads as many as a group has."""
     with new_file(path) as handle:
-        pq.write_table(table, handle, compression="zstd")
+        pq.write_table(table, handle, compression="zstd", row_group_size=row_group_rows)
+
+
+def write_batch(path: Path, batch: pa.RecordBatch) -> None:
+    """Write one batch of an Arrow file, not compressed, for `map_batch`."""
+    with new_file(path) as handle, pa.ipc.new_file(handle, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def map_batch(path: Path) -> pa.RecordBatch:
+    """Map the one batch of an Arrow file into memory: nothing is read before it is looked at.
+
+    Raises:
+        VersionCorrupt: it is missing or damaged.
+    """
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    except FileNotFoundError as error:
+        raise VersionCorrupt(f"{path} is missing") from error
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise VersionCorrupt(f"{path} is damaged: {error}") from error
 
 
 def sha256_of(path: Path) -> str:

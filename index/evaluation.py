@@ -12,8 +12,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
@@ -76,11 +74,10 @@ class OpenVersion:
         self, object_ids: Sequence[str], view: str
     ) -> tuple[Int64[ndarray, " found"], Bool[ndarray, " object"]]:
         """See Ranking."""
-        table = self.of.table.select(["object_key", "object_id"])
-        table = table.filter(pa.array(self.of.has_view(table["object_key"].to_numpy(), view)))
-        places = pc.index_in(pa.array(object_ids, pa.string()), table["object_id"])
-        keys = table["object_key"].combine_chunks().take(places.drop_null())
-        return np.asarray(keys, dtype=np.int64), np.asarray(places.is_valid())
+        keys = self.of.object_table.keys_of_ids(object_ids)
+        found = keys >= 0
+        found[found] = self.of.has_view(keys[found], view)
+        return keys[found], found
 
     def nearest(
         self,

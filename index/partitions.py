@@ -1,10 +1,13 @@
 """The object table on disk: Parquet files by HEALPix cell, as HATS lays them out.
 
     objects/Norder=0/Npix=5-<digest>.parquet      objects in cell 5 of order 0
+    objects/Norder=0/Npix=5-<digest>.arrow        the same, not compressed, to be mapped
     objects/no_position-<digest>.parquet          objects whose position is not known
 
 A cell with too many objects is divided into its four children. A file never changes: its name tells
-its content, and a new version goes on using those in which no object changed.
+its content, and a new version goes on using those in which no object changed. Parquet is what other
+programs read and what the next version is made from; fifty lines here and there cost it fifty row
+groups of every column, and a mapped file fifty reads.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +49,17 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One file of the object table."""
+    """Some objects of the table, in two layouts."""
 
     cell: Cell
-    file: str  # below the sky's folder
+    file: str  # Parquet, below the sky's folder
     num_objects: int
+    mapped: str | None = None  # Arrow, below the sky's folder; None: older than such files
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All that it consists of, below the sky's folder."""
+        return (self.file,) if self.mapped is None else (self.file, self.mapped)
 
 
 def divide(
@@ -102,11 +111,19 @@ def write_partitions(
         old = kept.get(cell)
         # an object that left makes the number differ, one that came is itself touched
         if old is not None and old.num_objects == len(rows) and not changed[rows].any():
-            partitions.append(old)
+            partitions.append(old if old.mapped is not None else _with_mapped(sky, old))
             continue
         file = _write(sky / "objects", cell, objects.take(pa.array(rows)))
-        partitions.append(Partition(cell, str(file.relative_to(sky)), len(rows)))
+        new = Partition(cell, str(file.relative_to(sky)), len(rows))
+        partitions.append(_with_mapped(sky, new))
     return tuple(partitions)
+
+
+def _with_mapped(sky: Path, partition: Partition) -> Partition:
+    """The partition with what its Parquet file holds written once more, to be mapped."""
+    path = (sky / partition.file).with_suffix(".arrow")
+    disk.write_batch(path, _one_batch(_read(sky, partition)))
+    return replace(partition, mapped=str(path.relative_to(sky)))
 
 
 def _write(folder: Path, cell: Cell, objects: pa.Table) -> Path:
@@ -114,7 +131,7 @@ def _write(folder: Path, cell: Cell, objects: pa.Table) -> Path:
     stem.parent.mkdir(parents=True, exist_ok=True)
     temporary = stem.with_name(f"{disk.TEMPORARY}{uuid.uuid4().hex[:12]}.parquet")
     try:
-        disk.write_table(temporary, objects)
+        disk.write_table(temporary, objects, row_group_rows=MAX_OBJECTS)
         digest = disk.sha256_of(temporary)[:16]
         file = stem.with_name(f"{stem.name}-{digest}.parquet")
         os.replace(temporary, file)
@@ -126,19 +143,41 @@ def _write(folder: Path, cell: Cell, objects: pa.Table) -> Path:
 
 def read_partitions(sky: Path, partitions: tuple[Partition, ...]) -> pa.Table:
     """The whole object table, ordered by key."""
-    tables = []
-    for partition in partitions:
-        path = sky / partition.file
-        try:
-            table = pq.ParquetFile(path).read()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise VersionCorrupt(f"{path} is damaged: {error}") from error
-        if table.num_rows != partition.num_objects:
-            raise VersionCorrupt(
-                f"{path}: expected {partition.num_objects} objects, got {table.num_rows}"
-            )
-        tables.append(table)
+    tables = [_read(sky, partition) for partition in partitions]
     if not tables:
         return pa.schema(OBJECT_FIELDS | CATALOGUE).empty_table()
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     return table.take(pc.sort_indices(table["object_key"]))
+
+
+def open_partition(sky: Path, partition: Partition) -> pa.RecordBatch:
+    """The objects of a partition: mapped, or read into memory where it is too old for that.
+
+    Raises:
+        VersionCorrupt: its file is damaged.
+    """
+    if partition.mapped is None:
+        return _one_batch(_read(sky, partition))
+    batch = disk.map_batch(sky / partition.mapped)
+    _check_number(sky / partition.mapped, batch.num_rows, partition)
+    return batch
+
+
+def _read(sky: Path, partition: Partition) -> pa.Table:
+    path = sky / partition.file
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise VersionCorrupt(f"{path} is damaged: {error}") from error
+    _check_number(path, table.num_rows, partition)
+    return table
+
+
+def _check_number(path: Path, num_objects: int, partition: Partition) -> None:
+    if num_objects != partition.num_objects:
+        raise VersionCorrupt(f"{path}: expected {partition.num_objects} objects, got {num_objects}")
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    (batch,) = table.combine_chunks().to_batches()
+    return batch

@@ -102,7 +102,7 @@ def sweep(sky: Path) -> tuple[int, int]:
         manifest = read_manifest(sky, number)
         segments |= {record.name for record in manifest.segments}
         codecs |= {codec.name for codec in manifest.codecs}
-        files |= {partition.file for partition in manifest.partitions}
+        files |= {file for partition in manifest.partitions for file in partition.files}
         heads.add(manifest.encoder.head_hash[:16])
     unused = [each for each in _folders(sky / "segments") if each.name not in segments]
     unused += [each for each in _folders(sky / CODECS) if each.name not in codecs]
@@ -110,7 +110,8 @@ def sweep(sky: Path) -> tuple[int, int]:
     lost = [file for folder in unused for file in folder.rglob("*") if file.is_file()]
     lost += [
         file
-        for file in (sky / "objects").rglob("*.parquet")
+        for ending in ("parquet", "arrow")
+        for file in (sky / "objects").rglob(f"*.{ending}")
         if str(file.relative_to(sky)) not in files
     ]
     num_bytes = 0

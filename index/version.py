@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Float64, Int64
 from mocpy import MOC
 from numpy import ndarray
@@ -20,15 +18,17 @@ from index.errors import UnknownObject, VersionCorrupt
 from index.filtering import Filter, Filters, Live
 from index.footprint import read_footprint
 from index.manifest import Manifest, read_manifest
+from index.object_table import ObjectTable
 from index.partitions import read_partitions
-from index.predicate import condition, connection
+from index.predicate import condition
 from index.recall import DEFAULT_RECALL
 from index.search import Neighbors
 from index.segment import Segment, check_size
+from index.segment_rows import SegmentRows
 from training.observations import check_position
 
-MANY_IDS = 1_000  # beyond, all ids are hashed once instead of looked up by halves
 FEW_EXCLUDED = 1_000  # objects to exclude: up to here they are found and dropped
+_MARGIN_DEG = 1e-5  # what rounding makes of a separation, near 180 degrees
 _HIDDEN = ("object_key", "views", "_healpix_29")  # not for predicates
 
 
@@ -96,39 +96,52 @@ class Version:
         return None if self.manifest.moc is None else read_footprint(self.sky / self.manifest.moc)
 
     @cached_property
+    def object_table(self) -> ObjectTable:
+        """Every object, read where it is asked for."""
+        num_keys = self.manifest.next_object_key
+        return ObjectTable(self.sky, self.manifest.partitions, num_keys=num_keys)
+
+    @cached_property
     def table(self) -> pa.Table:
-        """The whole object table, ordered by object_key."""
+        """The whole object table in memory, ordered by object_key: to make the next version of."""
         return read_partitions(self.sky, self.manifest.partitions)
 
     @cached_property
     def columns(self) -> dict[str, str]:
         """Columns that a predicate may use, and their types."""
-        return {
-            field.name: str(field.type) for field in self.table.schema if field.name not in _HIDDEN
-        }
+        schema = self.object_table.schema
+        return {field.name: str(field.type) for field in schema if field.name not in _HIDDEN}
 
     def keys_of(self, object_ids: Sequence[str]) -> Int64[ndarray, " n"]:
         """Keys of object ids, in their order; UnknownObject names those that are not here."""
-        place = self._places_of_ids(object_ids)
-        if (place < 0).any():
-            missing = [object_ids[i] for i in np.flatnonzero(place < 0).tolist()]
+        keys = self.object_table.keys_of_ids(object_ids)
+        if (keys < 0).any():
+            missing = [object_ids[i] for i in np.flatnonzero(keys < 0).tolist()]
             more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
             raise UnknownObject(
                 f"version {self.number} of {self.sky} has no object "
                 f"{', '.join(repr(each) for each in missing[:5])}{more}"
             )
-        return self._keys[place]
+        return keys
 
     def known_keys(self, object_ids: Sequence[str]) -> dict[str, int]:
         """Keys of those object ids that are here."""
-        place = self._places_of_ids(object_ids)
-        return {
-            object_ids[i]: int(self._keys[place[i]]) for i in np.flatnonzero(place >= 0).tolist()
-        }
+        keys = self.object_table.keys_of_ids(object_ids)
+        return {object_ids[i]: int(keys[i]) for i in np.flatnonzero(keys >= 0).tolist()}
 
-    def objects(self, keys: Int64[ndarray, " n"]) -> pa.Table:
-        """The lines of some objects, in their order; UnknownObject for a key that is not here."""
-        return self.table.take(pa.array(self._place(keys)))
+    def objects(self, keys: Int64[ndarray, " n"], columns: Sequence[str] | None = None) -> pa.Table:
+        """The lines of some objects, in their order; UnknownObject for a key that is not here.
+
+        Args:
+            keys: Any, in any order.
+            columns: Of the table; None: all.
+        """
+        lines = self.object_table.lines(keys)
+        if (lines < 0).any():
+            raise UnknownObject(
+                f"version {self.number} of {self.sky} has no object with key {keys[lines < 0][0]}"
+            )
+        return self.object_table.take(lines, columns)
 
     def where(self, predicate: str) -> Int64[ndarray, " n"]:
         """Keys, ascending, of the objects that a predicate is true for (see predicate.py).
@@ -136,17 +149,16 @@ class Version:
         Raises:
             ValueError: it is no predicate, names an unknown column or compares unlike types.
         """
+        return np.flatnonzero(self.allowed_by(predicate))
+
+    def allowed_by(self, predicate: str) -> Bool[ndarray, " key"]:
+        """As `where`, by key."""
         sql = condition(predicate, self.columns)
-        with connection() as database:
-            database.register("objects", self.table)
-            try:
-                found = database.execute(
-                    f"SELECT object_key FROM objects WHERE {sql} ORDER BY object_key"
-                ).fetchnumpy()
-            except duckdb.Error as error:
-                reason = str(error).splitlines()[0]
-                raise ValueError(f"cannot apply the predicate {predicate!r}: {reason}") from error
-        return np.asarray(found["object_key"], dtype=np.int64)
+        try:
+            return self.object_table.where(sql)
+        except duckdb.Error as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"cannot apply the predicate {predicate!r}: {reason}") from error
 
     def in_cone(
         self, ra_deg: float, dec_deg: float, radius_arcsec: float
@@ -163,13 +175,32 @@ class Version:
             raise ValueError(
                 f"expected a radius above 0 and up to 648,000 arcsec, got {radius_arcsec}"
             )
-        keys, points = self._positions
-        centre = _points(np.array([ra_deg]), np.array([dec_deg]))[0]
-        chord = np.linalg.norm(points - centre, axis=1)
-        separations = np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))) * 3600
-        inside = np.flatnonzero(separations <= radius_arcsec)
-        inside = inside[np.lexsort((keys[inside], separations[inside]))]
-        return keys[inside], separations[inside]
+        keys, separations = [np.empty(0, np.int64)], [np.empty(0)]
+        for some in self.object_table.positions():
+            # as far apart as their declinations at least; most of the sky goes here
+            band = np.abs(some.dec_deg - dec_deg) <= radius_arcsec / 3600 + _MARGIN_DEG
+            near = np.flatnonzero(band)
+            apart = _separations(some.ra_deg[near], some.dec_deg[near], ra_deg, dec_deg)
+            inside = apart <= radius_arcsec
+            keys.append(some.keys[near[inside]])
+            separations.append(apart[inside])
+        found, apart = np.concatenate(keys), np.concatenate(separations)
+        order = np.lexsort((found, apart))
+        return found[order], apart[order]
+
+    def nearest(self, ra_deg: float, dec_deg: float) -> tuple[int, float] | None:
+        """Key and separation (arcsec) of the object nearest to a position, however far.
+
+        None where no object has a position. Of objects equally near the one of the lowest key.
+        """
+        check_position(ra_deg, dec_deg)
+        best: tuple[float, int] | None = None
+        for some in self.object_table.positions():
+            apart = _separations(some.ra_deg, some.dec_deg, ra_deg, dec_deg)
+            least = apart.min()
+            found = float(least), int(some.keys[apart == least].min())
+            best = found if best is None else min(best, found)
+        return None if best is None else (best[1], best[0])
 
     def vectors(self, keys: Int64[ndarray, " n"], view: str) -> Float32[ndarray, "n dim"]:
         """Unit search vectors of some objects; the first row of the view where there are several.
@@ -179,7 +210,7 @@ class Version:
         """
         segment, row = self._rows_of(keys, view)
         if (row < 0).any():
-            lacking = self.objects(keys[row < 0][:1])["object_id"][0].as_py()
+            lacking = self.objects(keys[row < 0][:1], ["object_id"])["object_id"][0].as_py()
             raise UnknownObject(
                 f"object {lacking!r} has no {view} view: this version has {', '.join(self.views)}"
             )
@@ -193,25 +224,46 @@ class Version:
         """Which of these objects have a row of the view."""
         return self._rows_of(keys, view)[1] >= 0
 
-    def rows(self, keys: Int64[ndarray, " n"]) -> pa.Table:
+    def rows(self, keys: Int64[ndarray, " n"], columns: Sequence[str] | None = None) -> pa.Table:
         """What objects were made from, one line a row.
 
         Columns object_key, view, survey, release, source_id, source, source_part, calibrated, notes
         and those of the catalogue. A joint view of several surveys has "a+b" as survey and no
         source.
+
+        Args:
+            keys: Any, in any order.
+            columns: Those to read besides object_key and view; None: all.
         """
-        wanted, lines, first = np.unique(keys), [], 0
-        for there in self.live_keys:
-            starts = np.searchsorted(there, wanted, side="left")
-            ends = np.searchsorted(there, wanted, side="right")
-            lines += [np.arange(a, b) for a, b in zip(starts + first, ends + first, strict=True)]
-            first += len(there)
-        found = np.sort(np.concatenate([np.empty(0, np.int64), *lines]))
-        return self.all_rows.take(pa.array(found))
+        tables = [each.read(each.of(keys), columns) for each in self.segment_rows]
+        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+
+    def surveys(self, keys: Int64[ndarray, " n"]) -> pa.Table:
+        """Columns object_key, view, survey of `rows`, and its order, without reading the rest."""
+        columns: dict[str, list[ndarray]] = {"object_key": [], "view": [], "survey": []}
+        for each in self.segment_rows:
+            rows, surveys = each.of(keys), each.surveys
+            if len(rows):
+                segment = each.live.segment
+                columns["object_key"].append(segment.object_key[rows])
+                columns["view"].append(np.full(len(rows), segment.view, object))
+                columns["survey"].append(np.array(surveys.names, object)[surveys.of_row[rows]])
+        kinds = {"object_key": pa.int64(), "view": pa.string(), "survey": pa.string()}
+        return pa.table(
+            {
+                name: pa.array(np.concatenate([np.empty(0, object), *columns[name]]), kind)
+                for name, kind in kinds.items()
+            }
+        )
+
+    @cached_property
+    def segment_rows(self) -> tuple[SegmentRows, ...]:
+        """What the rows of each segment were made from, read where it is asked for."""
+        return tuple(SegmentRows(live) for live in self.segments)
 
     @cached_property
     def all_rows(self) -> pa.Table:
-        """Every live row, oldest segment first."""
+        """Every live row in memory, oldest segment first: to make the next version of."""
         tables = []
         for live in self.segments:
             table = live.segment.rows()
@@ -219,14 +271,6 @@ class Version:
             table = table.add_column(1, "view", view)
             tables.append(table if live.alive is None else table.filter(pa.array(live.alive)))
         return pa.concat_tables(tables, promote_options="permissive")
-
-    @cached_property
-    def live_keys(self) -> tuple[Int64[ndarray, " row"], ...]:
-        """Keys, ascending, of the live rows of each segment."""
-        return tuple(
-            live.segment.object_key if live.alive is None else live.segment.object_key[live.alive]
-            for live in self.segments
-        )
 
     @cached_property
     def row_places(self) -> tuple[Int64[ndarray, " row"], Int64[ndarray, " row"]]:
@@ -334,59 +378,19 @@ class Version:
         for number, live in enumerate(self.segments):
             if live.segment.view != view:
                 continue
-            rows = np.arange(live.segment.num_rows)
-            rows = rows if live.alive is None else rows[live.alive]
-            here = live.segment.object_key[rows]
-            if not len(here):
-                continue
-            place = np.minimum(np.searchsorted(here, keys), len(here) - 1)
-            found = (here[place] == keys) & (row < 0)
-            segment[found], row[found] = number, rows[place[found]]
+            first = self.segment_rows[number].first(keys)
+            found = (first >= 0) & (row < 0)
+            segment[found], row[found] = number, first[found]
         return segment, row
 
-    @cached_property
-    def _keys(self) -> Int64[ndarray, " object"]:
-        return self.table["object_key"].to_numpy()
 
-    @cached_property
-    def _ids(self) -> tuple[pa.StringArray, Int64[ndarray, " object"]]:
-        """Ids as the table has them, and the lines of the table in the order of their ids."""
-        ids = self.table["object_id"].combine_chunks()
-        return ids, pc.sort_indices(ids).to_numpy().astype(np.int64)
-
-    def _places_of_ids(self, object_ids: Sequence[str]) -> Int64[ndarray, " n"]:
-        """Lines of the table, -1 for an id that is not here."""
-        ids, order = self._ids
-        if len(object_ids) > MANY_IDS:
-            found = pc.index_in(pa.array(object_ids, pa.string()), value_set=ids)
-            return found.fill_null(-1).to_numpy().astype(np.int64)
-        place = np.full(len(object_ids), -1, np.int64)
-        for number, each in enumerate(object_ids):
-            # UTF-8, by which Arrow sorts, has the order of code points, by which Python compares
-            i = bisect_left(order, each, key=lambda line: ids[int(line)].as_py())
-            if i < len(order) and ids[int(order[i])].as_py() == each:
-                place[number] = order[i]
-        return place
-
-    @cached_property
-    def _positions(self) -> tuple[ndarray, ndarray]:
-        known = self.table["ra_deg"].is_valid().to_numpy()
-        some = self.table.filter(pa.array(known))
-        points = _points(some["ra_deg"].to_numpy(), some["dec_deg"].to_numpy())
-        return self._keys[known], points
-
-    def _place(self, keys: ndarray) -> ndarray:
-        if not len(self._keys):
-            place = np.zeros(len(keys), np.int64)
-            found = np.zeros(len(keys), bool)
-        else:
-            place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-            found = self._keys[place] == keys
-        if not found.all():
-            raise UnknownObject(
-                f"version {self.number} of {self.sky} has no object with key {keys[~found][0]}"
-            )
-        return place
+def _separations(
+    ra_deg: Float64[ndarray, " n"], dec_deg: Float64[ndarray, " n"], of_ra: float, of_dec: float
+) -> Float64[ndarray, " n"]:
+    """How far positions are from another, in arcsec."""
+    centre = _points(np.array([of_ra]), np.array([of_dec]))[0]
+    chord = np.linalg.norm(_points(ra_deg, dec_deg) - centre, axis=1)
+    return np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))) * 3600
 
 
 def _points(ra_deg: ndarray, dec_deg: ndarray) -> Float64[ndarray, "n 3"]:

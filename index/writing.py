@@ -102,7 +102,9 @@ class VersionWriter:
                 self.sky, [*old, *written], self.index,
                 known=codecs, curves=() if before is None or self.measure else before.curves,
             )  # fmt: skip
-            files = [record(self.sky, self.sky / each.file) for each in partitions]
+            files = [
+                record(self.sky, self.sky / file) for each in partitions for file in each.files
+            ]
             files += sky_head.files_of(self.sky, self.encoder.head_hash)
             files += [file for codec in coded.codecs for file in codec.files]
             write_inputs(temporary / "inputs.parquet", inputs.values())

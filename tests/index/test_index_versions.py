@@ -123,6 +123,8 @@ def test_cones_are_those_of_astropy(
     inside = np.flatnonzero(want <= radius_arcsec)
     assert keys.tolist() == inside[np.argsort(want[inside], kind="stable")].tolist()
     np.testing.assert_allclose(separations, want[keys], rtol=1e-7, atol=1e-6)
+    if len(keys):
+        assert version.nearest(*centre) == (keys[0], separations[0])
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,8 @@ def _show_plan(planned: Plan) -> None:
             )
     views = ", ".join(planned.views)
     lists = f"{planned.codec} in {planned.num_lists:,} lists" if planned.codec else "no index"
+    if planned.code_dim is not None:
+        lists = f"{planned.codec} of {planned.code_dim} dimensions in {planned.num_lists:,} lists"
     typer.echo(
         f"plan: {planned.num_objects:,} objects, views {views}, {planned.dim} dimensions, {lists}"
     )

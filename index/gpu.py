@@ -36,7 +36,7 @@ class DeviceIndex:
     """An IVF index of FAISS, and what its device asks for. Rows are numbered from 0."""
 
     index: Any
-    rotation: Float32[ndarray, "dim dim"] | None  # of vectors, before the lists
+    rotation: Float32[ndarray, "width dim"] | None  # or projection of vectors, before the lists
     lock: Lock  # held by whoever searches or adds; one for all indexes of a GPU
     obeys_selectors: bool
     device: str  # the same for torch
@@ -46,8 +46,9 @@ class DeviceIndex:
         """Add vectors of unit length (row, dim): arrays, or tensors that may be on the device."""
         faiss = _faiss()
         given = torch.from_numpy(vectors) if isinstance(vectors, ndarray) else vectors
-        if given.shape[1] != self.index.d:
-            raise ValueError(f"expected dim {self.index.d}, got {given.shape[1]}")
+        dim = self.index.d if self.rotation is None else self.rotation.shape[1]
+        if given.shape[1] != dim:
+            raise ValueError(f"expected dim {dim}, got {given.shape[1]}")
         wide = given.to(self.device).float()
         if self.rotation is not None:
             wide = wide @ torch.from_numpy(self.rotation).to(self.device).T

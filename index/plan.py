@@ -19,7 +19,7 @@ SEARCH_DIM = 256  # of the search head
 CORES = 2  # that hours on a CPU are given for
 FASTSCAN_BLOCK = 32  # rows that a RaBitQ list is padded to
 SCRATCH_BYTES = 3 << 29  # 1.5 GiB that FAISS takes of every GPU
-CODES: dict[Kind, str] = {"rabitq": "RaBitQ", "sq8": "SQ8"}
+CODES: dict[Kind, str] = {"sq8": "SQ8", "rabitq": "RaBitQ"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,7 @@ class Plan:
     views: tuple[str, ...]
     dim: int
     codec: Kind | None  # of each view, as index/codec.py chooses; None: scanned, no FAISS index
+    code_dim: int | None  # dimensions that sq8 is taken to need, before a vector was seen
     num_lists: int  # of each view
     disk: dict[str, int]
     ram: dict[str, int]
@@ -130,7 +131,7 @@ def plan(num_objects: float | int, *, dim: int = 768, views: Sequence[str] = ("i
     }
     other: dict[str, int] = {}
     if config is None:
-        ram["vectors, float32, scanned"] = rows * SEARCH_DIM * 4
+        ram["vectors.npy, mapped, scanned"] = rows * SEARCH_DIM * 2
     else:
         for kind, name in CODES.items():
             width = config.code_dim if kind == "sq8" else None
@@ -148,6 +149,7 @@ def plan(num_objects: float | int, *, dim: int = 768, views: Sequence[str] = ("i
         views=tuple(views),
         dim=dim,
         codec=None if config is None else config.kind,
+        code_dim=None if config is None else config.code_dim,
         num_lists=0 if config is None else config.num_lists,
         disk=disk,
         ram=ram,

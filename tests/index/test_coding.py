@@ -192,7 +192,7 @@ def test_a_sky_may_be_told_to_search_exactly(sky: Path, queries: ndarray) -> Non
 
 def test_codes_that_do_not_fit_are_refused_and_all_stays(sky: Path) -> None:
     head = read_head(sky)
-    with pytest.raises(ValueError, match=r"rabitq codes of 12,000 vectors take 0\.00 GiB"):
+    with pytest.raises(ValueError, match=r"codes of 12,000 vectors take 0\.00 GiB"):
         reindex(sky, IndexConfig(exact_rows=5_000, memory_gib=1e-6))
     assert current_number(sky) == 1
     assert read_head(sky) == head
@@ -276,5 +276,6 @@ def test_manifests_are_json_that_other_programs_read(made: Path) -> None:
     (curve,) = manifest["curves"]
 
     assert curve["rows"][0].keys() == {
-        "num_probes", "depth", "recall_at_10", "recall_at_100", "p50_ms",
+        "num_probes", "depth", "recall_at_10", "recall_at_100", "error_at_10", "error_at_100",
+        "p50_ms",
     }  # fmt: skip

@@ -24,11 +24,11 @@ GIB = 2**30
 def test_200_million_are_what_the_design_says() -> None:
     planned = plan(200_000_000)
     gib = {name: value / GIB for name, value in planned.disk.items()}
-    assert (planned.codec, planned.num_lists) == ("rabitq", 65_536)
+    assert (planned.codec, planned.code_dim, planned.num_lists) == ("sq8", 64, 65_536)
     assert gib["store, float16 encoder vectors"] == pytest.approx(286 + 6, abs=0.2)  # + fingerprint
-    assert gib["index, RaBitQ"] == pytest.approx(9, abs=0.2)
-    assert planned.ram["index, RaBitQ"] == planned.disk["index, RaBitQ"]
-    assert planned.other_codes["index, SQ8"] / GIB == pytest.approx(49, abs=0.5)
+    assert gib["index, SQ8"] == pytest.approx(200e6 * 72 / GIB, abs=0.1)
+    assert planned.ram["index, SQ8"] == planned.disk["index, SQ8"]
+    assert planned.other_codes["index, RaBitQ"] / GIB == pytest.approx(9, abs=0.2)
     assert planned.gpu["IVF,SQ8"] / GIB == pytest.approx(50, abs=0.6)
     assert planned.gpu["exact, float16 on the device"] / GIB == pytest.approx(95.4, abs=0.1)
 
@@ -39,16 +39,20 @@ def test_codecs_are_those_that_a_build_chooses(num: int) -> None:
     if chosen is None:
         assert (planned.codec, planned.num_lists, planned.other_codes) == (None, 0, {})
         assert not any("index" in name for name in (*planned.disk, *planned.ram))
-        assert planned.ram["vectors, float32, scanned"] == num * 1024
+        assert planned.ram["vectors.npy, mapped, scanned"] == num * 512
         assert list(planned.gpu) == ["exact, float16 on the device"]
     else:
         assert (planned.codec, planned.num_lists) == (chosen.kind, chosen.num_lists)
         assert f"index, {plans.CODES[chosen.kind]}" in planned.ram
 
 
-@pytest.mark.parametrize("kind", ["rabitq", "sq8"])
-def test_bytes_of_codes_are_those_that_faiss_writes(kind: Kind, seed: int) -> None:
-    config = CodecConfig(kind=kind, dim=64, num_lists=128, num_iterations=1)
+@pytest.mark.parametrize(("kind", "code_dim"), [("rabitq", None), ("sq8", None), ("sq8", 16)])
+@pytest.mark.parametrize("flat_size", [0, 1 << 20])
+def test_bytes_of_codes_are_those_that_faiss_writes(
+    kind: Kind, code_dim: int | None, flat_size: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codecs, "FLAT_SIZE", flat_size)  # with and without a graph
+    config = CodecConfig(kind=kind, dim=64, code_dim=code_dim, num_lists=128, num_iterations=1)
     vectors = np.random.default_rng(seed).standard_normal((6000, 64)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     codec = codecs.train(vectors[:2000], config)

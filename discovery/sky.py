@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Int64
+from mocpy import MOC
 from numpy import ndarray
 
 from discovery.errors import SourceGone
@@ -28,7 +29,7 @@ from index.cluster import Missing
 from index.errors import OutsideFootprint
 from index.faiss_distributions import check_one_faiss
 from index.filtering import Filter
-from index.footprint import read_moc
+from index.footprint import cells_of, read_moc
 from index.precision import checked
 from index.ray_nodes import Cluster, cluster_of
 from index.version import Version
@@ -191,6 +192,21 @@ class Sky:
             num_without_position=version.num_without_position if positional else None,
             missing=tuple(missing),
         )
+
+    def missing_footprint(self, hits: Hits) -> MOC | None:
+        """Where the rows lie that a search could not look at; None where it looked at all.
+
+        Cells of order 10 that hold such an object, without their neighbours. Objects without a
+        position are in none.
+        """
+        names = {name for part in hits.missing for name in part.segments}
+        lives = zip(self._version.segments, self._version.live_keys, strict=True)
+        keys = [some for live, some in lives if live.segment.name in names]
+        if not keys:
+            return None
+        table = self._version.objects(np.unique(np.concatenate(keys)))
+        known = table.filter(pc.is_valid(table["ra_deg"]))
+        return cells_of(known["ra_deg"].to_numpy(), known["dec_deg"].to_numpy())
 
     def nearest(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ class _Membership:
     address: str = ""
     num_users: int = 0
     is_ours: bool = False  # False: whoever called ray.init ends it
+    was_local: bool = False  # since Ray was imported; it keeps to the addresses it had then
 
 
 _membership = _Membership()
@@ -128,6 +130,11 @@ def _init(address: str) -> bool:
 
         if ray.is_initialized():
             return False
+        if address != LOCAL and _membership.was_local:
+            raise ValueError(
+                f"this process has run Ray for itself alone, which Ray remembers: join {address} "
+                "from a new process"
+            )
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address == LOCAL:
             settings |= {
@@ -141,6 +148,14 @@ def _init(address: str) -> bool:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ClusterUnavailable(f"no Ray cluster can be joined at {address}: {reason}") from (
                 error
+            )
+    if address == LOCAL:
+        _membership.was_local = True
+        if ray.util.get_node_ip_address() != "127.0.0.1":
+            warnings.warn(
+                "Ray was imported before it was asked to stay on this machine: other machines can "
+                "reach it. Import skykin's packages alone, and Ray listens on 127.0.0.1 only",
+                stacklevel=3,
             )
     return True
 

@@ -34,6 +34,7 @@ from index.codec import IndexConfig
 from index.compacting import compact
 from index.embedding import Work
 from index.errors import ClusterUnavailable, PartMissing, VersionCorrupt
+from index.footprint import covers
 from index.nightly import nightly
 from index.nightly_config import read_nightly
 from index.ray_nodes import Cluster
@@ -281,6 +282,12 @@ def test_what_cannot_be_opened_again_is_told(
     assert hits.missing == (part,)
     assert hits.to_json()["query"]["missing"][0]["num_rows"] == part.num_rows  # type: ignore[index]
 
+    where = opened.missing_footprint(hits)
+    assert where is not None
+    table = alone.objects(np.setdiff1d(np.arange(sum(SEGMENTS)), keys))
+    assert covers(where, table["ra_deg"].to_numpy(), table["dec_deg"].to_numpy()).all()
+    assert where.sky_fraction <= footprint_of(alone)
+
     os.rename(sky / "gone", sky / "versions")
     assert opened.search(Query(like=["7"], k=5, recall=1)).missing == ()
     opened.close()
@@ -344,6 +351,11 @@ def test_ray_listens_on_this_machine_alone(ray: Any) -> None:
     assert node["NodeManagerAddress"] == "127.0.0.1"
     assert node["Resources"]["CPU"] == 2
     assert "RAY_USAGE_STATS_ENABLED" not in os.environ
+
+
+def footprint_of(version: Version) -> float:
+    assert version.moc is not None
+    return float(version.moc.sky_fraction)
 
 
 def is_alive(pid: int) -> bool:

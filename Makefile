@@ -1,5 +1,5 @@
 # Everything the project needs, it installs itself: Python packages into .venv, Chromium on request.
-.PHONY: demo test test-all check format browser wheels gpu test-gpu benchmark-peers clean
+.PHONY: demo test test-all check format browser wheels cluster test-cluster gpu test-gpu benchmark-peers clean
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
@@ -42,6 +42,16 @@ wheels: .venv/.demo  ## what training needs beside torch and numpy, for a machin
 	rm -rf build/wheels
 	$(BIN)/python -m pip download --quiet --constraint constraints.txt --no-deps \
 		--dest build/wheels --requirement training/offline-requirements.txt
+
+# Ray downloads 76 MiB. It is not part of .dev: its tests start processes that each import torch, and take minutes.
+.venv/.cluster: .venv/.dev
+	$(INSTALL) --editable ".[app,train,surveys,cluster,dev]"
+	touch $@
+
+cluster: .venv/.cluster  ## Ray, for searching and building on many machines (docs/cluster.md)
+
+test-cluster: .venv/.cluster  ## segments on Ray actors, embedding by Ray Data, all on this machine
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/index/test_cluster.py
 
 # faiss-gpu (Linux x86-64, CUDA 12.6 or later) downloads 129 MiB and, as it cannot be imported without them, NVIDIA's
 # libraries: cuBLAS (550 MiB), NVRTC (85 MiB), cuRAND (65 MiB), CUDA runtime (3 MiB). On disk 1.6 GiB. It owns the same

@@ -37,6 +37,7 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "astroquery": ("surveys", "the archives of SDSS and Gaia"),
     "gaiaxpy": ("surveys", "calibrated Gaia XP spectra"),
     "httpx": ("surveys", "downloads"),
+    "ray": ("cluster", "work on many machines"),
     "lsdb": ("surveys", "cross-matching HATS catalogues"),
 }
 

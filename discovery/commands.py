@@ -83,6 +83,10 @@ def search_command(
     device: Annotated[
         str, typer.Option(help="Where large segments are searched: cpu, or such as cuda.")
     ] = "cpu",
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS|auto|local", help="Search on the machines of a Ray cluster."),
+    ] = None,
     view: Annotated[
         str | None,
         typer.Option(help="image, spectrum, xp, joint or any; by default the seed's own."),
@@ -115,7 +119,8 @@ def search_command(
         view=view,
         k=k,
     )
-    hits = open_sky(sky, device=device).search(query)
+    with open_sky(sky, device=device, cluster=cluster) as opened:
+        hits = opened.search(query)
     written = hits.write(out) if out is not None else None
     if as_json:
         print(json.dumps(hits.to_json(), allow_nan=False))
@@ -298,6 +303,7 @@ def _closing_line(hits: Hits, sky: str, written: Path | None) -> str:
             parts.append(f"the nearest object is {seed.object_id}, {away} away")
     if hits.num_without_position:
         parts.append(f"{hits.num_without_position:,} objects without a position were left out")
+    parts += [each.text() for each in hits.missing]
     if written is not None:
         parts.append(f"written to {written}")
     return "; ".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from discovery.exports import encode
 from discovery.query import Query
+from index.cluster import Missing
 from index.disk import new_file
 
 # Column -> unit (as astropy writes it; flux columns carry nanomaggies in their names) and meaning.
@@ -62,6 +63,7 @@ class Hits:
     seeds: tuple[Seed, ...]
     num_searched: int  # objects that could have been returned
     num_without_position: int | None  # left out by a position or cone; None where neither was asked
+    missing: tuple[Missing, ...] = ()  # what a cluster could not search: the answer is not whole
 
     def __len__(self) -> int:
         return len(self.table)
@@ -108,6 +110,7 @@ class Hits:
                 if self.num_without_position is None
                 else {"num_without_position": self.num_without_position}
             ),
+            **({"missing": [asdict(each) for each in self.missing]} if self.missing else {}),
         }
 
     def to_bytes(self, ending: str) -> bytes:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Int64
+from mocpy import MOC
 from numpy import ndarray
 
 from discovery.errors import SourceGone
@@ -22,11 +24,13 @@ from discovery.seeds import (
 )
 from index import sky_head
 from index.choosing import choose, objects_in
+from index.cluster import Missing
 from index.errors import OutsideFootprint
 from index.faiss_distributions import check_one_faiss
 from index.filtering import Filter
-from index.footprint import read_moc
+from index.footprint import cells_of, read_moc
 from index.precision import checked
+from index.ray_nodes import Cluster, cluster_of
 from index.version import Version
 from index.versions import current_number, open_version
 from training import encoder as encoders
@@ -38,31 +42,49 @@ from training.surveys import reader
 _BRIGHT_SHARE = 0.1  # "bright" = among this share of the objects with a magnitude
 
 
-def open(sky: str | Path, *, device: str = "cpu") -> Sky:
+def open(sky: str | Path, *, device: str = "cpu", cluster: str | Cluster | None = None) -> Sky:
     """Open the published version of a sky.
 
     Args:
         sky: Its folder.
         device: Where large segments are searched: cpu, or a device of torch such as cuda.
+        cluster: A Ray cluster whose machines hold the segments and search them: its address, "auto"
+            or "local", or a Cluster, which tells how many hold what (docs/cluster.md); None: this
+            process. `close` ends what was started there.
 
     Raises:
         NotASky: the folder is missing, or is not a sky.
         VersionCorrupt: a file of the version is missing or damaged.
         FaissConflict: two distributions of FAISS are installed over each other.
         GpuUnavailable: the device is not there, or has too little memory.
+        ClusterUnavailable: there is no such cluster, or segments cannot be opened on it.
     """
     check_one_faiss()
-    return Sky(Path(sky), device=device)
+    return Sky(Path(sky), device=device, cluster=cluster_of(cluster))
 
 
 class Sky:
     """One published version of a sky. Safe to share between threads; `refresh` moves it on."""
 
-    def __init__(self, folder: Path, *, device: str = "cpu") -> None:
+    def __init__(
+        self, folder: Path, *, device: str = "cpu", cluster: Cluster | None = None
+    ) -> None:
         self.folder = folder
         self.device = device
-        self._version = open_version(folder, device=device)
+        self.cluster = cluster
+        self._version = open_version(folder, device=device, cluster=cluster)
         self._encoder: Encoder | None = None
+
+    def __enter__(self) -> Sky:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what was started on a cluster, after which nothing can be searched there."""
+        if self._version.holders is not None:
+            self._version.holders.close()
 
     @property
     def version(self) -> int:
@@ -93,7 +115,7 @@ class Sky:
         """Move on to the version that is published now; True if it is another one."""
         if current_number(self.folder) == self._version.number:
             return False
-        published = open_version(self.folder, device=self.device)
+        published = open_version(self.folder, device=self.device, cluster=self.cluster)
         if published.encoder != self._version.encoder:
             self._encoder = None
         self._version = published
@@ -102,7 +124,8 @@ class Sky:
     def search(self, query: Query) -> Hits:
         """Find the objects most similar to the query's seeds, best first.
 
-        Fewer than k come back where filters, exclusions or collapsing leave fewer.
+        Fewer than k come back where filters, exclusions or collapsing leave fewer. Where actors of
+        a cluster are lost, `Hits.missing` tells what was not searched.
 
         Raises:
             UnknownObject: an id is not in this sky.
@@ -129,6 +152,7 @@ class Sky:
         wanted = min(query.k or DEFAULT_K, num_searched)
         asked = wanted
         keys, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        missing: list[Missing] = []
         while asked:
             found = version.search(
                 aim.vector[None],
@@ -137,6 +161,7 @@ class Sky:
                 chosen=chosen,
                 exclude=left_out,
                 recall=query.recall,
+                missing=missing,
             )
             real = found.keys[0] >= 0
             keys, scores = found.keys[0][real], found.scores[0][real]
@@ -164,7 +189,24 @@ class Sky:
             seeds=aim.seeds,
             num_searched=num_searched,
             num_without_position=version.num_without_position if positional else None,
+            missing=tuple(missing),
         )
+
+    def missing_footprint(self, hits: Hits) -> MOC | None:
+        """Where the rows lie that a search could not look at; None where it looked at all.
+
+        Cells of order 10 that hold such an object, without their neighbours. Objects without a
+        position are in none.
+        """
+        names = {name for part in hits.missing for name in part.segments}
+        pairs = zip(self._version.segments, self._version.segment_rows, strict=True)
+        keys = [rows.keys() for live, rows in pairs if live.segment.name in names]
+        if not keys:
+            return None
+        columns = ["ra_deg", "dec_deg"]
+        table = self._version.objects(np.unique(np.concatenate(keys)), columns=columns)
+        known = table.filter(pc.is_valid(table["ra_deg"]))
+        return cells_of(known["ra_deg"].to_numpy(), known["dec_deg"].to_numpy())
 
     def nearest(
         self,

@@ -20,6 +20,7 @@ from index.errors import DiskFull
 from index.manifest import FORMAT, SkyHead, write_head
 from index.notes import worded
 from index.precision import checked
+from index.ray_nodes import Cluster, cluster_of, joined_if_asked
 from index.reference import (
     encoder_name,
     head_of,
@@ -64,6 +65,7 @@ def build(
     encoder: str | Path | None = None,
     precision: str | None = None,
     num_workers: int | None = None,
+    cluster: str | Cluster | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Read files of a survey and publish a version of the sky with what is in them.
@@ -77,6 +79,8 @@ def build(
         precision: Of the encoder's arithmetic, see training.encoder; None: the sky's own,
             float32 for a new sky. Another than the sky's is measured first (precision.py).
         num_workers: Processes; None: one a core, none for a few files; 0: work in this process.
+        cluster: Whose machines read and embed (docs/cluster.md), by its address or as a Cluster;
+            None: processes of this machine.
         progress: Called with stage, done, total.
 
     Raises:
@@ -86,6 +90,7 @@ def build(
         EncoderMismatch: the sky was made with another encoder, with a search head that is gone,
             or in a precision that the one asked for does not agree with.
         SkyBusy: another build runs.
+        ClusterUnavailable: there is no such cluster.
         DiskFull: nothing more can be written; the published version stays whole.
     """
     started = time.monotonic()
@@ -103,14 +108,18 @@ def build(
     own = asked if asked is not None and is_new else recorded
     loaded = encoders.load(local, precision=asked or own)
     reference = reference_of(name, loaded, sky, head, precision=own)
-    with explained(sky):
+    asked_cluster = cluster_of(cluster)
+    with explained(sky), joined_if_asked(asked_cluster):
         sky.mkdir(parents=True, exist_ok=True)
         with disk.only_writer(sky):
             disk.remove_leftovers(sky)
             withdraw(sky)
             if is_new:
                 write_head(sky, SkyHead(format=FORMAT, encoder=reference))
-            update = Update(sky, find_base(sky), reference, loaded, local, num_workers, progress)
+            update = Update(
+                sky, find_base(sky), reference, loaded, local, num_workers, progress,
+                cluster=asked_cluster,
+            )  # fmt: skip
             report = _run(update, survey, files)
             write_down(sky, update.encoder)
     return replace(report, seconds=time.monotonic() - started)

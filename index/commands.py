@@ -51,6 +51,12 @@ def build_command(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes. Default: one a core.")
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS|auto|local", help="Read and embed on the machines of a Ray cluster."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read survey files, embed them and publish a searchable sky.
@@ -70,6 +76,7 @@ def build_command(
             encoder=encoder,
             precision=precision,
             num_workers=workers,
+            cluster=cluster,
             progress=show,
         )
     if as_json:

@@ -1,5 +1,8 @@
 """Files to encoder vectors: read by the survey's reader, embedded, kept in the store.
 
+Processes of this machine read and embed in turn; on a cluster some processes read for others that
+embed (cluster_embedding.py). What comes of it goes into the store here, by the same loop.
+
 What the store already has is not embedded again, so a build that was killed goes on where it
 stopped. A bad file, and an observation that the encoder refuses, is left out and listed with its
 reason.
@@ -10,10 +13,11 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +26,7 @@ from index import workers
 from index.errors import EncoderMismatch
 from index.inputs import FileState, content_of, file_state, printable
 from index.objects import as_rows
+from index.ray_nodes import Cluster, num_cpus
 from index.store import Store
 from index.vectors import Vectors, add_vectors, embed_each
 from training import encoder as encoders
@@ -80,6 +85,14 @@ class Unseen:
 
 
 @dataclass(slots=True)
+class Batch:
+    """What reading hands on: observations with the numbers of their files, and finished files."""
+
+    observations: list[tuple[int, Observation]]
+    files: list[ReadFile] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Piece:
     """What a worker sends: small rows, vectors, and which inputs are finished."""
 
@@ -108,6 +121,7 @@ class Reading:
 class Job:
     """What a worker needs to know."""
 
+    cluster: Cluster | None = None  # where workers are; None: processes of this machine
     encoder: str  # shipped name or absolute path
     store: Path
     encoder_hash: str
@@ -149,7 +163,7 @@ def embed_files(
         progress: Called with ("embedding", files done, files in all).
     """
     num_workers = choose_workers(num_workers, len(files))
-    tasks = deque(_file_tasks(files, num_workers))
+    tasks = deque(_file_tasks(files, _num_at_once(num_workers, job.cluster if files else None)))
     rows: list[tuple[list[InputFile], pa.Table]] = []  # of each task
     refused: list[tuple[int, Skipped]] = []
     unseen: dict[tuple[int, str], Unseen] = {}
@@ -159,9 +173,8 @@ def embed_files(
     flushed = time.monotonic()
     if progress and files:
         progress("embedding", 0, len(files))
-    for task, piece in workers.stream(
-        partial(_file_handler, job, survey), tasks, num_workers=num_workers
-    ):
+    work = Work(partial(_read_files, survey=survey), partial(_file_embedder, job, survey))
+    for task, piece in stream(work, tasks, job=job, num_workers=num_workers):
         if isinstance(piece, workers.Died):
             left = [file for file in task if file.number not in finished]
             numbers = pa.array([file.number for file in left], pa.int64())
@@ -230,23 +243,49 @@ def _without(table: pa.Table, numbers: pa.Array) -> pa.Table:
     return table.filter(pc.invert(pc.is_in(table["file"], numbers)))
 
 
-def open_job(job: Job) -> tuple[Encoder, Store]:
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A task in two steps, which may be done by two processes."""
+
+    read: Callable[[Any], Iterator[Any]]  # task -> batches, at least one
+    setup: Callable[[str], Callable[[Any], Any]]  # device -> what makes a piece of each batch
+
+
+def stream(
+    work: Work, tasks: deque[Any], *, job: Job, num_workers: int
+) -> Generator[tuple[Any, Any]]:
+    """Task and piece as pieces come, as `workers.stream` gives them."""
+    if job.cluster is None:
+        return workers.stream(partial(_in_turn, work), tasks, num_workers=num_workers)
+    from index import cluster_embedding  # it imports Ray, an extra
+
+    return cluster_embedding.stream(work, tasks, cluster=job.cluster, folder=job.store.parent)
+
+
+def _in_turn(work: Work) -> workers.Handler:
+    embed = work.setup("cpu")
+    return lambda task: map(embed, work.read(task))
+
+
+def _num_at_once(num_workers: int, cluster: Cluster | None) -> int:
+    """Processes among which files are shared out."""
+    return num_workers if cluster is None else num_cpus(cluster.address)
+
+
+def open_job(job: Job, device: str) -> tuple[Encoder, Store]:
     """The encoder and the store as it is now, in a worker."""
-    encoder = encoders.load(job.encoder, precision=job.precision)
+    encoder = encoders.load(job.encoder, precision=job.precision, device=device)
     return encoder, Store(job.store, encoder_hash=job.encoder_hash)
 
 
-def _file_handler(job: Job, survey: str) -> workers.Handler:
-    encoder, store = open_job(job)
-    return partial(_read_files, encoder=encoder, store=store, survey=survey)
+def _file_embedder(job: Job, survey: str, device: str) -> Callable[[Batch], Piece]:
+    encoder, store = open_job(job, device)
+    return partial(_embed, encoder=encoder, store=store, reader=survey)
 
 
-def _read_files(
-    task: Sequence[InputFile], *, encoder: Encoder, store: Store, survey: str
-) -> Iterator[Piece]:
-    """Read the files of a task, embedding in batches that go across files."""
-    waiting: list[tuple[int, Observation]] = []
-    piece = Piece()
+def _read_files(task: Sequence[InputFile], *, survey: str) -> Iterator[Batch]:
+    """Read the files of a task, in batches that go across files."""
+    batch = Batch([])
     for file in task:
         try:
             # before reading: a change while reading shows next time
@@ -255,7 +294,7 @@ def _read_files(
         except (OSError, ValueError) as error:
             text = error.strerror if isinstance(error, OSError) else str(error)
             reason = Skipped(printable(file.path), f"cannot be read: {text}")
-            piece.files.append(ReadFile(file.number, file.path, 0, 0, "", 0, (reason,)))
+            batch.files.append(ReadFile(file.number, file.path, 0, 0, "", 0, (reason,)))
             continue
         same = sha256 == file.known_sha256
         num_rows, skipped = 0, []
@@ -265,19 +304,17 @@ def _read_files(
                     skipped.append(item)
                     continue
                 num_rows += 1
-                waiting.append((file.number, item))
-                if len(waiting) >= BATCH:
-                    _embed(piece, waiting, encoder, store, reader=survey)
-                    yield piece
-                    piece, waiting = Piece(), []
-        piece.files.append(
+                batch.observations.append((file.number, item))
+                if len(batch.observations) >= BATCH:
+                    yield batch
+                    batch = Batch([])
+        batch.files.append(
             ReadFile(
                 file.number, file.path, state.num_bytes, state.modified_ns, sha256, num_rows,
                 tuple(skipped), same, tuple(others),
             )
         )  # fmt: skip
-    _embed(piece, waiting, encoder, store, reader=survey)
-    yield piece
+    yield batch
 
 
 def read_observations(survey: str, file: Path) -> Iterator[Observation | Skipped]:
@@ -290,18 +327,12 @@ def read_observations(survey: str, file: Path) -> Iterator[Observation | Skipped
         yield Skipped(str(file), f"{type(error).__name__}: {error}")
 
 
-def _embed(
-    piece: Piece,
-    waiting: list[tuple[int, Observation]],
-    encoder: Encoder,
-    store: Store,
-    *,
-    reader: str,
-) -> None:
-    """Embed what the store lacks and add rows and vectors to the piece."""
+def _embed(batch: Batch, *, encoder: Encoder, store: Store, reader: str) -> Piece:
+    """Embed what the store lacks; rows and vectors of a batch."""
+    piece = Piece(files=batch.files)
     seen: list[tuple[int, Observation, tuple[str, ...]]] = []
     fresh: list[Observation] = []
-    for number, observation in waiting:
+    for number, observation in batch.observations:
         views = encoder.views(observation)
         if not views:
             kinds = [name for name in ("image", "spectrum", "xp") if getattr(observation, name)]
@@ -322,6 +353,7 @@ def _embed(
     piece.num_embedded += len(fresh) - len(refused)
     if kept:
         piece.rows = as_rows(kept, reader=reader)
+    return piece
 
 
 def _count(unseen: dict[tuple[int, str], Unseen], number: int, kinds: str, more: Unseen) -> None:

@@ -28,9 +28,14 @@ ORDER = 10
 
 def footprint(ra_deg: Float64[ndarray, " n"], dec_deg: Float64[ndarray, " n"]) -> MOC:
     """The footprint of some positions (ICRS degrees)."""
+    return cells_of(ra_deg, dec_deg).add_neighbours()
+
+
+def cells_of(ra_deg: Float64[ndarray, " n"], dec_deg: Float64[ndarray, " n"]) -> MOC:
+    """The cells of order 10 that some positions lie in."""
     longitude = Longitude(ra_deg * units.deg)
     latitude = Latitude(dec_deg * units.deg)
-    return MOC.from_lonlat(longitude, latitude, max_norder=ORDER).add_neighbours()
+    return MOC.from_lonlat(longitude, latitude, max_norder=ORDER)
 
 
 def covers(

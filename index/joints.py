@@ -9,7 +9,7 @@ is made again when a part changes, and tried again by every build where a part c
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from index import workers
-from index.embedding import BATCH, Job, Progress, choose_workers, open_job
+from index.embedding import BATCH, Job, Progress, Work, choose_workers, open_job, stream
 from index.objects import ROW_FIELDS
 from index.predicate import connection
 from index.store import Store
@@ -40,6 +40,15 @@ class JointTask:
     object_id: str
     fingerprint: str  # of the parts together
     parts: tuple[tuple[str, str, str, str], ...]  # reader, source, source_part, fingerprint
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What was read again of some objects."""
+
+    num_tried: int
+    merged: list[tuple[JointTask, Observation]] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -148,7 +157,8 @@ def embed_joints(
     tasks = deque(list(joints[start : start + BATCH]) for start in range(0, len(joints), BATCH))
     skipped: list[Skipped] = []
     num_done = 0
-    for task, piece in workers.stream(partial(_handler, job), tasks, num_workers=num_workers):
+    work = Work(_read, partial(_embedder, job))
+    for task, piece in stream(work, tasks, job=job, num_workers=num_workers):
         if isinstance(piece, workers.Died):
             if len(task) > 1:
                 tasks.extend([joint] for joint in task)
@@ -166,22 +176,32 @@ def embed_joints(
     return skipped
 
 
-def _handler(job: Job) -> workers.Handler:
-    encoder, _ = open_job(job)
+def _read(task: Sequence[JointTask]) -> Iterator[_Parts]:
+    read = _Parts(len(task))
+    for joint in task:
+        try:
+            read.merged.append((joint, _merged(joint)))
+        except (ValueError, RuntimeError, OSError) as error:
+            read.skipped.append(_left_out(joint, str(error)))
+    yield read
+
+
+def _embedder(job: Job, device: str) -> Callable[[_Parts], _Made]:
+    encoder, _ = open_job(job, device)
     return partial(_embed, encoder=encoder)
 
 
-def _embed(task: Sequence[JointTask], *, encoder: Encoder) -> Iterator[_Made]:
-    made = _Made(len(task))
-    for joint in task:
+def _embed(read: _Parts, *, encoder: Encoder) -> _Made:
+    made = _Made(read.num_tried, skipped=read.skipped)
+    for joint, observation in read.merged:
         try:
             # what the values are like was noted when the parts were embedded
-            (vectors,), _ = vectors_of([_merged(joint)], encoder, views=("joint",))
-        except (ValueError, RuntimeError, OSError) as error:
+            (vectors,), _ = vectors_of([observation], encoder, views=("joint",))
+        except (ValueError, RuntimeError) as error:
             made.skipped.append(_left_out(joint, str(error)))
             continue
         made.vectors.append(replace(vectors, fingerprints=(joint.fingerprint,)))
-    yield made
+    return made
 
 
 def _left_out(joint: JointTask, reason: str) -> Skipped:

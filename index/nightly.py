@@ -35,6 +35,7 @@ from index.nightly_report import LISTED, Named, NightlyReport, Outcome, write_re
 from index.notes import worded
 from index.precision import checked
 from index.pruning import Pruned, prune, sweep
+from index.ray_nodes import cluster_of, joined_if_asked
 from index.reference import (
     encoder_name,
     head_of,
@@ -128,7 +129,7 @@ class _Night:
             gates.append(reach_gate(found.outages))
             if not gates[0].passed:
                 return self._end("refused", found, None, None, gates)
-        with self._stage("embed"):
+        with self._stage("embed"), joined_if_asked(update.cluster):
             draft = update.prepare(found.parts, removes=True, gone=found.gone)
         if version is None and draft.changes.rows is None:
             reasons = "; ".join(f"{each.place}: {each.reason}" for each in found.outages)
@@ -191,6 +192,7 @@ class _Night:
             self.config.num_workers,
             self.progress,
             may_begin_anew=asked,
+            cluster=cluster_of(self.config.cluster),
         )
 
     def _end(

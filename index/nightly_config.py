@@ -53,6 +53,7 @@ class NightlyConfig:
     sources: tuple[SourceConfig, ...] = Field(min_length=1)  # ALL there are: what is not here goes
     encoder: str | None = None  # None: the sky's own; "nano" for a new sky
     num_workers: int | None = Field(default=None, ge=0)  # None: one a core
+    cluster: str | None = None  # address of a Ray cluster that reads and embeds; None: this machine
     max_removed_share: float = Field(
         default=0.05, ge=0, le=1
     )  # of the rows, and of the rows of each view

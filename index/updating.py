@@ -34,6 +34,7 @@ from index.inputs import Input, read_inputs
 from index.joint_rows import RowPlan, plan_rows
 from index.manifest import EncoderReference, Manifest, read_manifest
 from index.precision import Agreement, checked, measure
+from index.ray_nodes import Cluster
 from index.reference import write_down
 from index.removals import InputKey, Removals, find_removals
 from index.store import Store
@@ -114,6 +115,7 @@ class Update:
     num_workers: int | None
     progress: Progress | None
     may_begin_anew: bool = False  # all files there are will be read, so no row need go on
+    cluster: Cluster | None = None  # where files are read and embedded; None: on this machine
 
     @cached_property
     def store(self) -> Store:
@@ -255,6 +257,7 @@ class Update:
         """How files are embedded, and how joint views of several surveys are, as was measured."""
         own = checked(self.encoder.precision)
         job = Job(
+            cluster=self.cluster,
             encoder=self.local,
             store=self.sky / "store",
             encoder_hash=self.encoder.hash,

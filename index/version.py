@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
@@ -27,6 +28,9 @@ from index.segment import Segment, check_size
 from index.segment_rows import SegmentRows
 from training.observations import check_position
 
+if TYPE_CHECKING:  # it imports this module
+    from index.cluster import Holders, Missing
+
 FEW_EXCLUDED = 1_000  # objects to exclude: up to here they are found and dropped
 _MARGIN_DEG = 1e-5  # what rounding makes of a separation, near 180 degrees
 _HIDDEN = ("object_key", "views", "_healpix_29")  # not for predicates
@@ -43,7 +47,10 @@ class Version:
         views: Views that have at least one row.
         num_objects: Objects in it.
         device: Where large segments are searched: cpu, or a device of torch such as cuda.
+        holders: Who holds its segments and searches them (cluster.py); None: this process.
     """
+
+    holders: Holders | None = None
 
     def __init__(self, sky: Path, number: int, *, held: bool = True, device: str = "cpu") -> None:
         self.device = device
@@ -292,6 +299,7 @@ class Version:
         chosen: Filter | None = None,
         exclude: Int64[ndarray, " excluded"] | None = None,
         recall: float | int = DEFAULT_RECALL,
+        missing: list[Missing] | None = None,
     ) -> Neighbors:
         """The k most similar objects, best first, ties by key.
 
@@ -307,8 +315,10 @@ class Version:
             exclude: Never these.
             recall: Share of the exact answer that is to be found, on average; 1 = look at every
                 row.
+            missing: Gets what actors of a cluster that were lost would have searched.
 
         Raises:
+            PartMissing: `missing` is None, and actors of a cluster were lost.
             ValueError: k below 1, recall not in (0, 1], an unknown view, a zero query or queries of
                 another length.
         """
@@ -337,11 +347,13 @@ class Version:
         # few are found and then dropped, for which a kept filter serves
         k, asked = k + len(left_out), k
         if view != "any":
-            found = self._find(queries, view, k, chosen, recall)
+            found = self._find(queries, view, k, chosen, recall, missing)
             return search.without(found, left_out, k=asked)
         depth = max(4 * k, 200)  # a rank below it would add less than 1 / 260
         each_view = [
-            search.without(self._find(queries, each, depth, chosen, recall), left_out, k=depth)
+            search.without(
+                self._find(queries, each, depth, chosen, recall, missing), left_out, k=depth
+            )
             for each in self.views
         ]
         return search.fuse(each_view, k=asked)
@@ -353,18 +365,22 @@ class Version:
         k: int,
         chosen: Filter,
         recall: float | int,
+        missing: list[Missing] | None,
     ) -> Neighbors:
         """Search one view; queries that turn out to be directions are asked again as such."""
         segments = self._of_view(view)
+        find: Callable[..., Neighbors] = search.find
+        if self.holders is not None:
+            find = partial(self.holders.find, missing=missing)
         curve = self.manifest.curve_of(view)
         if curve is None or recall == 1:
-            return search.find(queries, segments, k=k, chosen=chosen)
+            return find(queries, segments, k=k, chosen=chosen)
         near = curve.effort(recall, direction=False, k=k)
-        found = search.find(queries, segments, k=k, chosen=chosen, effort=near)
+        found = find(queries, segments, k=k, chosen=chosen, effort=near)
         far = np.flatnonzero(found.scores[:, 0] < curve.near)
         if near is not None and len(far):
             effort = curve.effort(recall, direction=True, k=k)
-            again = search.find(queries[far], segments, k=k, chosen=chosen, effort=effort)
+            again = find(queries[far], segments, k=k, chosen=chosen, effort=effort)
             found.keys[far], found.scores[far] = again.keys, again.scores
         return found
 

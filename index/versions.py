@@ -15,6 +15,7 @@ from index import disk
 from index.coding import recall_again
 from index.errors import VersionCorrupt
 from index.manifest import FileRecord, Manifest, SkyHead, read_head, read_manifest
+from index.ray_nodes import Cluster
 from index.recall import DEFAULT_RECALL
 from index.version import Version
 
@@ -98,31 +99,49 @@ def current_number(sky: Path) -> int:
     return int(text)
 
 
-def open_version(sky: Path, number: int | None = None, *, device: str = "cpu") -> Version:
+def open_version(
+    sky: Path,
+    number: int | None = None,
+    *,
+    device: str = "cpu",
+    cluster: Cluster | None = None,
+) -> Version:
     """Open the published version, or another by its number.
 
     Args:
         sky: Its folder.
         number: Of a version; None: the published one.
         device: Where large segments are searched: cpu, or a device of torch such as cuda (gpu.md).
+        cluster: Whose actors hold the segments and search them; None: this process does.
 
     Raises:
         NotASky: the folder is missing or foreign.
         VersionCorrupt: the version is not there or not whole.
         GpuUnavailable: the device is not there, or has too little memory.
+        ClusterUnavailable: there is no such cluster, or segments cannot be opened on it.
     """
     sky = Path(sky)
     read_head(sky)
     if number is not None:
-        return Version(sky, number, device=device)
+        return _opened(sky, number, device, cluster)
     while True:
         published = current_number(sky)
         try:
-            return Version(sky, published, device=device)
+            return _opened(sky, published, device, cluster)
         except VersionCorrupt:
             # another may have been published meanwhile, and this one pruned
             if current_number(sky) == published:
                 raise
+
+
+def _opened(sky: Path, number: int, device: str, cluster: Cluster | None) -> Version:
+    if cluster is None:
+        return Version(sky, number, device=device)
+    from index.cluster import Holders  # it imports Version
+
+    version = Version(sky, number)  # here for its objects; a device is that of the actors
+    version.holders = Holders(version, cluster, device=device)
+    return version
 
 
 def numbers(sky: Path) -> list[int]:

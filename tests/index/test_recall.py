@@ -100,3 +100,9 @@ def test_recall_counts_no_padding() -> None:
 
 def test_curve_is_read_back_as_it_was(curve: RecallCurve) -> None:
     assert RecallCurve.model_validate_json(curve.model_dump_json()) == curve
+
+
+def test_directions_have_unit_length_however_few_rows_there_are() -> None:
+    for num_rows in (1, 2, 3):
+        made = recall.directions(np.eye(3, dtype=np.float32)[:num_rows], 200, seed=0)
+        np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, rtol=1e-5)

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from jaxtyping import Int64
 from numpy import ndarray
 
@@ -129,10 +128,7 @@ def read_partitions(sky: Path, partitions: tuple[Partition, ...]) -> pa.Table:
     tables = []
     for partition in partitions:
         path = sky / partition.file
-        try:
-            table = pq.ParquetFile(path).read()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise VersionCorrupt(f"{path} is damaged: {error}") from error
+        table = disk.read_table(path)
         if table.num_rows != partition.num_objects:
             raise VersionCorrupt(
                 f"{path}: expected {partition.num_objects} objects, got {table.num_rows}"

@@ -1,16 +1,20 @@
 """A program: kill an operation on a sky at chosen instants, and see what is left each time.
 
-    python killed.py WORK ENCODER OPERATION NUM_INSTANTS SEED
+    python killed.py WORK ENCODER OPERATION NUM_INSTANTS SEED [full]
 
 WORK holds `sky`, as it is before, and `files`. No clock decides when: an instant is either a change
 to the file system (a file opened to be written, renamed, linked, removed; a folder made or removed)
 or a call of any function, Python's or C's, so also between a write and what forces it to disk. Half
 of the instants are of each kind. Every run is a fork of this process, which has imported everything
 and computed nothing. Prints one JSON document.
+
+With `full` nothing is killed: from the instant on no file, folder or link can be made in the sky,
+as on a disk without space, and the operation has to end with DiskFull.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +30,7 @@ from types import FrameType
 from index import embedding
 from index.building import build
 from index.compacting import compact, reindex
+from index.errors import DiskFull
 from index.nightly import nightly
 from index.nightly_config import NightlyConfig, SourceConfig
 from index.versions import open_version, rollback, verify
@@ -99,6 +104,36 @@ def killed_at(instant: Instant) -> Callable[[], object]:
     return run
 
 
+def full_at(instant: int) -> Callable[[], object]:
+    """The operation, on a disk that is full from an instant on; number 0: never, gives how many."""
+
+    def run() -> object:
+        num = 0
+
+        def hook(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal num
+            target = str(arguments[1 if event == "os.link" else 0]) if arguments else ""
+            if event == "open":
+                flags = arguments[2]
+                if not (isinstance(flags, int) and flags & os.O_CREAT) or os.path.exists(target):
+                    return
+            elif event not in ("os.mkdir", "os.link"):
+                return
+            if target.startswith(f"{SKY}/"):
+                num += 1
+                if 0 < instant <= num:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
+
+        sys.addaudithook(hook)
+        try:
+            operate()
+        except DiskFull as error:
+            return str(error)
+        return num
+
+    return run
+
+
 def state() -> object:
     """Published version, what is damaged in it, and what is asked of it: all by id, as keys are
     given anew where a version was written and not published."""
@@ -158,6 +193,20 @@ def forked(work: Callable[[], object]) -> object:
     return json.loads(content)
 
 
+def run_full(before: object, restore: Callable[[], None]) -> None:
+    """Let the disk be full, look, make room, run again, look."""
+    num = forked(full_at(0))
+    assert isinstance(num, int)
+    after = forked(state)
+    rng = random.Random(int(sys.argv[5]))
+    runs = []
+    for n in sorted(rng.sample(range(1, num + 1), min(num, int(sys.argv[4])))):
+        restore()
+        told = forked(full_at(n))
+        runs.append({"instant": n, "told": told, "killed": forked(state), "again": forked(again)})
+    print(json.dumps({"num": num, "before": before, "after": after, "runs": runs}))
+
+
 def main() -> None:
     """Kill, look, run again, look."""
     shutil.copytree(SKY, WORK / "before")
@@ -173,6 +222,9 @@ def main() -> None:
         return num
 
     before = forked(state)
+    if sys.argv[6:] == ["full"]:
+        run_full(before, restore)
+        return
     num_calls, num_changes = total("call"), total("change")
     after = forked(state)
     rng, wanted = random.Random(int(sys.argv[5])), int(sys.argv[4])

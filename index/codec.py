@@ -28,7 +28,6 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from index import disk
-from index.errors import VersionCorrupt
 from training.artifact import read_config
 
 Kind = Literal["rabitq", "sq8"]
@@ -325,12 +324,7 @@ def read_index(path: Path, sha256: str) -> faiss.Index:
     Raises:
         VersionCorrupt: the file is missing, or its content is another.
     """
-    try:
-        found = disk.sha256_of(path)
-    except FileNotFoundError as error:
-        raise VersionCorrupt(f"{path} is missing") from error
-    if found != sha256:
-        raise VersionCorrupt(f"{path}: its content has changed: the checksum does not hold")
+    disk.check(path, sha256)
     return faiss.read_index(str(path))
 
 

@@ -19,12 +19,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from index import disk
 from index.building import list_files
 from index.changes import ALREADY_READ
 from index.embedding import InputFile
-from index.errors import VersionCorrupt
 from index.inputs import Input, printable
 from index.removals import InputKey
 from index.updating import SurveyFiles
@@ -138,10 +137,7 @@ def compare(
 def _read_known(inputs: Path | None) -> _Known:
     if inputs is None:
         return _Known({}, [], [], pa.table({}))
-    try:
-        table = pq.read_table(inputs)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise VersionCorrupt(f"{inputs} is damaged: {error}") from error
+    table = disk.read_table(inputs)
     keys = zip(table["survey"].to_pylist(), table["path"].to_pylist(), strict=True)
     return _Known(
         {key: place for place, key in enumerate(keys)},

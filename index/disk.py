@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import tokenize
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from training.disk import flush
 
 TEMPORARY = ".tmp-"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_FILE = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
 _CHUNK = 1 << 22  # bytes read or written at a time
 ROW_GROUP_ROWS = 16_384  # of a Parquet file
 
@@ -110,24 +112,59 @@ def link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfileobj(old, new)
 
 
+@contextmanager
+def found(path: Path) -> Iterator[None]:
+    """Tell a file that is not there from one that cannot be read now, which stays an OSError.
+
+    Raises:
+        VersionCorrupt: there is no such file, or a folder or a link in a circle in its place.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise VersionCorrupt(f"{path} is missing") from error
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        raise VersionCorrupt(f"{path} is not a file: {os.strerror(error.errno)}") from error
+
+
 def read_array(path: Path, *, mapped: bool = False) -> ndarray:
     """Read a .npy file, or map it into memory.
 
     Raises:
         VersionCorrupt: it is missing or damaged.
     """
-    try:
-        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise VersionCorrupt(f"{path} is missing") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise VersionCorrupt(f"{path} is damaged: {error}") from error
+    with found(path):
+        try:
+            return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
+            raise VersionCorrupt(f"{path} is damaged: {error}") from error
 
 
 def write_table(path: Path, table: pa.Table, *, row_group_rows: int = ROW_GROUP_ROWS) -> None:
-    """Write a Parquet file; who looks for one row of it later reads as many as a group has."""
+    """Write a Parquet file whose pages carry checksums.
+
+    Who looks for one row of it later reads as many as a group has.
+    """
     with new_file(path) as handle:
-        pq.write_table(table, handle, compression="zstd", row_group_size=row_group_rows)
+        pq.write_table(
+            table,
+            handle,
+            compression="zstd",
+            row_group_size=row_group_rows,
+            write_page_checksum=True,
+        )
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet file, or some columns of it.
+
+    Raises:
+        VersionCorrupt: it is missing or damaged.
+    """
+    with found(path), _of_arrow(path), path.open("rb") as handle:
+        return pq.ParquetFile(handle, page_checksum_verification=True).read(columns)
 
 
 def write_batch(path: Path, batch: pa.RecordBatch) -> None:
@@ -142,12 +179,29 @@ def map_batch(path: Path) -> pa.RecordBatch:
     Raises:
         VersionCorrupt: it is missing or damaged.
     """
-    try:
+    with found(path), _of_arrow(path):
         return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-    except FileNotFoundError as error:
-        raise VersionCorrupt(f"{path} is missing") from error
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
+
+
+@contextmanager
+def _of_arrow(path: Path) -> Iterator[None]:
+    """Tell what Arrow cannot make sense of from what the system cannot do."""
+    try:
+        yield
+    except (pa.ArrowException, ValueError) as error:
         raise VersionCorrupt(f"{path} is damaged: {error}") from error
+    except OSError as error:
+        if error.errno is not None:  # of the system, not of Arrow
+            raise
+        raise VersionCorrupt(f"{path} is damaged: {error}") from error
+
+
+def check(path: Path, sha256: str) -> None:
+    """Raise VersionCorrupt unless the content of a file is what was written down."""
+    with found(path):
+        same = sha256_of(path) == sha256
+    if not same:
+        raise VersionCorrupt(f"{path}: its content has changed: the checksum does not hold")
 
 
 def sha256_of(path: Path) -> str:
@@ -174,11 +228,11 @@ def read_json(path: Path) -> dict[str, object]:
     Raises:
         VersionCorrupt: the file is missing, is no JSON, or its checksum does not hold.
     """
+    with found(path):
+        text = path.read_bytes()
     try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise VersionCorrupt(f"{path} is missing") from error
-    except ValueError as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise VersionCorrupt(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict) or content.pop("checksum", None) != _checksum(content):
         raise VersionCorrupt(f"{path} is damaged: its checksum does not hold")
@@ -203,6 +257,14 @@ def only_writer(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise SkyBusy(f"another build is writing to {folder}: wait for it to end") from error
         yield
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and all in it; of a link to a folder, the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from index import disk
-from index.errors import VersionCorrupt
 from training.observations import Skipped, fingerprint
 
 _SCHEMA = pa.schema(
@@ -89,12 +87,8 @@ def write_inputs(path: Path, inputs: Iterable[Input]) -> None:
 
 
 def read_inputs(path: Path) -> dict[tuple[str, str], Input]:
-    """Inputs by survey and path."""
-    try:
-        lines = pq.read_table(path).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise VersionCorrupt(f"{path} is damaged: {error}") from error
-    inputs = [Input.from_line(line) for line in lines]
+    """Inputs by survey and path; VersionCorrupt where the file is damaged."""
+    inputs = [Input.from_line(line) for line in disk.read_table(path).to_pylist()]
     return {(each.survey, each.path): each for each in inputs}
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from index import disk
 from index.errors import VersionCorrupt
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -29,10 +30,8 @@ def hold(version: Path, owner: object) -> None:
         VersionCorrupt: the version was pruned in this moment.
     """
     manifest = version / "manifest.json"
-    try:
+    with disk.found(manifest):
         descriptor = os.open(manifest, os.O_RDONLY)
-    except FileNotFoundError as error:
-        raise VersionCorrupt(f"{manifest} is missing") from error
     weakref.finalize(owner, os.close, descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)

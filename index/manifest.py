@@ -2,7 +2,7 @@
 
 SKY/
     sky.json                     format, encoder of the published version
-    CURRENT                      number of the published version
+    CURRENT                      number of the published version, see pointer.py
     versions/<number>/           manifest.json, inputs.parquet, moc.fits, deleted/<segment>.npy
     objects/  segments/  codecs/  store/  head/   immutable files that versions share
     nightly/                     reports
@@ -147,9 +147,12 @@ def read_manifest(sky: Path, number: int) -> Manifest:
     path = sky / "versions" / str(number) / "manifest.json"
     content = disk.read_json(path)
     try:
-        return Manifest.model_validate(content)
+        manifest = Manifest.model_validate(content)
     except ValidationError as error:
         raise VersionCorrupt(f"{path} is damaged: {error}") from error
+    if manifest.number != number:
+        raise VersionCorrupt(f"{path} is that of version {manifest.number}")
+    return manifest
 
 
 def record(sky: Path, path: Path, *, place: Path | None = None) -> FileRecord:

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from jaxtyping import Int64
 from numpy import ndarray
 
@@ -165,10 +164,7 @@ def open_partition(sky: Path, partition: Partition) -> pa.RecordBatch:
 
 def _read(sky: Path, partition: Partition) -> pa.Table:
     path = sky / partition.file
-    try:
-        table = pq.ParquetFile(path).read()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise VersionCorrupt(f"{path} is damaged: {error}") from error
+    table = disk.read_table(path)
     _check_number(path, table.num_rows, partition)
     return table
 

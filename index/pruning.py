@@ -10,7 +10,6 @@ touched.
 from __future__ import annotations
 
 import os
-import shutil
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -85,7 +84,7 @@ def take_away(version: Path) -> None:
     out = version.with_name(f"{disk.TEMPORARY}{uuid.uuid4().hex[:12]}")
     os.rename(version, out)
     flush(version.parent)
-    shutil.rmtree(out)
+    disk.remove_folder(out)
 
 
 def sweep(sky: Path) -> tuple[int, int]:
@@ -119,7 +118,7 @@ def sweep(sky: Path) -> tuple[int, int]:
         num_bytes += file.stat().st_size
         file.unlink()
     for folder in unused:
-        shutil.rmtree(folder)
+        disk.remove_folder(folder)
     return len(lost), num_bytes
 
 

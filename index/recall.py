@@ -137,6 +137,9 @@ def directions(rows: Float32[ndarray, "row dim"], num: int, *, seed: int) -> nda
     made = np.empty((num, rows.shape[1]), np.float32)
     for number in range(num):
         made[number] = signs @ rows[rng.integers(len(rows), size=len(signs))]
+    length = np.linalg.norm(made, axis=1, keepdims=True)
+    # of few rows the same may be drawn on both sides, which leaves nothing
+    made = np.where(length > 0, made, rows[:1])
     return made / np.linalg.norm(made, axis=1, keepdims=True)
 
 

@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64
 from numpy import ndarray
 
@@ -132,10 +131,7 @@ class Segment:
     def rows(self, columns: list[str] | None = None) -> pa.Table:
         """What each row was made from, with `object_key` in front."""
         path = self.folder / "rows.parquet"
-        try:
-            table = pq.read_table(path, columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise VersionCorrupt(f"{path} is damaged: {error}") from error
+        table = disk.read_table(path, columns)
         if table.num_rows != self.num_rows:
             raise VersionCorrupt(f"{path}: expected {self.num_rows} rows, got {table.num_rows}")
         if "precision" not in table.column_names and (columns is None or "precision" in columns):
@@ -249,10 +245,8 @@ def _sealed(temporary: Path, parent: Path, head: dict[str, object], codec: Codec
 
 def check_size(path: Path, num_bytes: int) -> None:
     """Raise VersionCorrupt unless the file is there with so many bytes."""
-    try:
+    with disk.found(path):
         found = path.stat().st_size
-    except FileNotFoundError as error:
-        raise VersionCorrupt(f"{path} is missing") from error
     if found != num_bytes:
         raise VersionCorrupt(f"{path}: expected {num_bytes:,} bytes, got {found:,}")
 

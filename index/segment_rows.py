@@ -132,7 +132,7 @@ class SegmentRows:
         try:
             if "metadata" not in options:
                 options["metadata"] = self._metadata
-            return pq.ParquetFile(self.path, **options)
+            return pq.ParquetFile(self.path, page_checksum_verification=True, **options)
         except (pa.ArrowInvalid, OSError) as error:
             raise VersionCorrupt(f"{self.path} is damaged: {error}") from error
 

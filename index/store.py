@@ -47,6 +47,7 @@ class Store:
         self.folder = folder / encoder_hash[:16]
         self.encoder_hash = encoder_hash
         self._views: dict[str, _View] = {}
+        self._whole: set[Path] = set()  # files that were read and compared with their checksum
         # view -> precision -> fingerprint -> float16 (dim,)
         self._waiting: dict[str, dict[str, dict[str, ndarray]]] = {}
 
@@ -94,12 +95,13 @@ class Store:
         """The vectors of these observations, in their order. Call `flush` before.
 
         Raises:
-            VersionCorrupt: one is not in the store.
+            VersionCorrupt: one is not in the store, or not as it was written.
         """
         known, place = self._places(view, fingerprints)
         part, row = known.part[place], known.row[place]
         out: ndarray | None = None
         for number in np.unique(part):
+            self._check(known.parts[number], "vectors.npy")
             stored = disk.read_array(known.parts[number] / "vectors.npy", mapped=True)
             if out is None:
                 out = np.empty((len(fingerprints), stored.shape[1]), np.float16)
@@ -151,6 +153,7 @@ class Store:
 
     def _add_part(self, view: str, part: Path) -> None:
         known = self._views[view]
+        self._check(part, "fingerprint.npy")
         stored = disk.read_array(part / "fingerprint.npy")
         fingerprints = np.ascontiguousarray(stored).view("S32").reshape(-1)
         number = len(known.parts)
@@ -158,6 +161,20 @@ class Store:
         known.fingerprints = np.concatenate([known.fingerprints, fingerprints])
         known.part = np.concatenate([known.part, np.full(len(stored), number, np.int64)])
         known.row = np.concatenate([known.row, np.arange(len(stored))])
+
+    def _check(self, part: Path, name: str) -> None:
+        """Compare a file with its checksum, once: what it holds would go on into segments."""
+        if part / name in self._whole:
+            return
+        try:
+            files = disk.read_json(part / "part.json")["files"]
+            assert isinstance(files, dict)
+            disk.check(part / name, files[name]["sha256"])
+        except VersionCorrupt as error:
+            raise VersionCorrupt(
+                f"{error}. Remove the folder {part}: what it held is embedded again"
+            ) from error
+        self._whole.add(part / name)
 
     def _sort(self, view: str) -> None:
         known = self._views[view]

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from index import disk
 from index.errors import VersionCorrupt
+from index.pointer import write_pointer
 from index.pruning import take_away
 from index.versions import UNPROVED, current_number, numbers, unproved_number
 
@@ -24,8 +24,7 @@ def unproved(sky: Path) -> Iterator[None]:
     The caller holds the sky's lock.
     """
     number = max(numbers(sky), default=0) + 1
-    with disk.new_file(sky / UNPROVED) as handle:
-        handle.write(f"{number}\n".encode())
+    write_pointer(sky / UNPROVED, number)
     try:
         yield
     finally:

@@ -7,6 +7,8 @@ version open keeps it.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from index import disk
 from index.coding import recall_again
 from index.errors import VersionCorrupt
 from index.manifest import FileRecord, Manifest, SkyHead, read_head, read_manifest
+from index.pointer import read_pointer, write_pointer
 from index.ray_nodes import Cluster
 from index.recall import DEFAULT_RECALL
 from index.version import Version
@@ -69,13 +72,15 @@ class VerifyReport:
     recall: Mapping[str, float]  # recall@10 of each view with a codec, measured now
     published: int | None  # None: CURRENT names no version that is there
     damaged: tuple[int, ...]  # versions that a problem is in; problems of the store are in none
+    unproved: int | None  # version that a nightly left unmeasured, which is not gone back to
 
     @property
     def advice(self) -> str:
         """What to do where the published version is damaged, else empty."""
         if self.published in self.versions and self.published not in self.damaged:
             return ""
-        whole = [each for each in self.versions if each not in self.damaged]
+        unfit = {*self.damaged, self.unproved}
+        whole = [each for each in self.versions if each not in unfit]
         if not whole:
             return "no version is whole: build the sky again, which embeds nothing that is stored"
         return f"the published version is not whole: `skykin rollback SKY {whole[-1]}`"
@@ -87,16 +92,12 @@ def current_number(sky: Path) -> int:
     Raises:
         VersionCorrupt: no version is published, or CURRENT names none.
     """
-    try:
-        text = (sky / "CURRENT").read_text(errors="replace").strip()
-    except FileNotFoundError as error:
+    if not os.path.lexists(sky / "CURRENT"):
         raise VersionCorrupt(
             f"{sky} has no published version (no file CURRENT): run `skykin build`, which goes on "
             "where it stopped, or `skykin rollback` to a version that is there"
-        ) from error
-    if not (text.isascii() and text.isdecimal()):
-        raise VersionCorrupt(f"{sky / 'CURRENT'}: expected the number of a version, got {text!r}")
-    return int(text)
+        )
+    return read_pointer(sky / "CURRENT")
 
 
 def open_version(
@@ -149,16 +150,16 @@ def numbers(sky: Path) -> list[int]:
     folder = sky / "versions"
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+    names = [path.name for path in folder.iterdir() if path.is_dir()]
+    return sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]*", name))
 
 
 def unproved_number(sky: Path) -> int | None:
     """Number of the version that a nightly writes but has not measured yet (see unproved.py)."""
     try:
-        text = (sky / UNPROVED).read_text(errors="replace").strip()
-    except FileNotFoundError:
+        return read_pointer(sky / UNPROVED)
+    except VersionCorrupt:  # most of the time there is none
         return None
-    return int(text) if text.isascii() and text.isdecimal() else None
 
 
 def versions(sky: Path) -> list[VersionSummary]:
@@ -180,8 +181,7 @@ def versions(sky: Path) -> list[VersionSummary]:
 
 def publish(sky: Path, number: int) -> None:
     """Make a version that is whole on disk the one that readers open."""
-    with disk.new_file(sky / "CURRENT") as handle:
-        handle.write(f"{number}\n".encode())
+    write_pointer(sky / "CURRENT", number)
 
 
 def rollback(sky: Path, number: int | None = None) -> int:
@@ -244,16 +244,16 @@ def verify(sky: Path, *, progress: Callable[[str, int, int], None] | None = None
     head: SkyHead | None = None
     try:
         head = read_head(sky)
-    except VersionCorrupt as error:
-        problems["sky.json"] = str(error)
+    except (VersionCorrupt, OSError) as error:
+        problems["sky.json"] = _told(error)
     try:
         number = current_number(sky)
         if number in found:
             published = number
         else:
             problems["CURRENT"] = f"names version {number}, which is not there"
-    except VersionCorrupt as error:
-        problems["CURRENT"] = str(error)
+    except (VersionCorrupt, OSError) as error:
+        problems["CURRENT"] = _told(error)
     for number in found:
         files_of[number] = {f"versions/{number}/manifest.json"}
         try:
@@ -262,8 +262,8 @@ def verify(sky: Path, *, progress: Callable[[str, int, int], None] | None = None
             files = _files_of(sky, manifest, problems)
             files_of[number].update(files)
             expected.update(files)
-        except VersionCorrupt as error:
-            problems[f"versions/{number}/manifest.json"] = str(error)
+        except (VersionCorrupt, OSError) as error:
+            problems[f"versions/{number}/manifest.json"] = _told(error)
     if head is not None and encoders and head.encoder.hash not in encoders:
         problems["sky.json"] = "names an encoder that no version was made with"
     for part in sorted((sky / "store").glob("*/*/*/")):
@@ -277,16 +277,29 @@ def verify(sky: Path, *, progress: Callable[[str, int, int], None] | None = None
         if not path.is_file():
             problems[file] = "is missing"
             continue
-        size = path.stat().st_size
-        num_bytes += size
-        if size != record.num_bytes:
-            problems[file] = f"expected {record.num_bytes:,} bytes, got {size:,}"
-        elif disk.sha256_of(path) != record.sha256:
-            problems[file] = "its content has changed: the checksum does not hold"
+        try:
+            size = path.stat().st_size
+            num_bytes += size
+            if size != record.num_bytes:
+                problems[file] = f"expected {record.num_bytes:,} bytes, got {size:,}"
+            elif disk.sha256_of(path) != record.sha256:
+                problems[file] = "its content has changed: the checksum does not hold"
+        except OSError as error:
+            problems[file] = _told(error)
     damaged = tuple(number for number in found if not files_of[number].isdisjoint(problems))
     recall = {} if problems else _measured(sky, problems, progress)
     listed = tuple(Problem(file, reason) for file, reason in sorted(problems.items()))
-    return VerifyReport(tuple(found), len(expected), num_bytes, listed, recall, published, damaged)
+    return VerifyReport(
+        tuple(found), len(expected), num_bytes, listed, recall, published, damaged,
+        unproved_number(sky),
+    )  # fmt: skip
+
+
+def _told(error: VersionCorrupt | OSError) -> str:
+    """Why a file cannot be used; of an OSError, as of a failing disk or without the right."""
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror}"
+    return str(error)
 
 
 def _measured(
@@ -320,8 +333,8 @@ def _files_of(sky: Path, manifest: Manifest, problems: dict[str, str]) -> dict[s
             files[record.deleted.file] = record.deleted
         try:
             content = disk.read_json(sky / record.head.file)
-        except VersionCorrupt as error:
-            problems[record.head.file] = str(error)
+        except (VersionCorrupt, OSError) as error:
+            problems[record.head.file] = _told(error)
             continue
         listed = content["files"]
         assert isinstance(listed, dict)
@@ -335,8 +348,8 @@ def _files_of_part(sky: Path, part: Path, problems: dict[str, str]) -> dict[str,
     place = str(part.relative_to(sky))
     try:
         listed = disk.read_json(part / "part.json")["files"]
-    except VersionCorrupt as error:
-        problems[f"{place}/part.json"] = str(error)
+    except (VersionCorrupt, OSError) as error:
+        problems[f"{place}/part.json"] = _told(error)
         return {}
     assert isinstance(listed, dict)
     return {

@@ -34,7 +34,7 @@ from index.manifest import (
 )
 from index.objects import CATALOGUE, OBJECT_FIELDS, merge_rows
 from index.partitions import Partition, write_partitions
-from index.segment import BLOCK_ROWS, Segment, write_segment
+from index.segment import BLOCK_ROWS, FILES, Segment, write_segment
 from index.store import Store
 from index.version import Version
 from index.versions import numbers
@@ -171,6 +171,7 @@ class VersionWriter:
         tables, origin, place = [], [], []  # of each row: the old segment or -1, and its row there
         for i in again:
             assert self.base is not None
+            _check_copied(self.base.segments[i].segment, FILES)
             of_segment, row = self.base.row_places
             stays = (of_segment == i) & ~gone
             tables.append(self.base.all_rows.filter(pa.array(stays)).drop_columns(["view"]))
@@ -294,6 +295,9 @@ class VersionWriter:
             rows = self.base.all_rows
             keys = rows["object_key"].to_numpy()
             touched = np.union1d(touched, keys[gone])
+            for live in self.base.segments:
+                if np.isin(live.segment.object_key, touched).any():
+                    _check_copied(live.segment, ("object_key.npy", "rows.parquet"))
             tables.insert(0, rows.filter(pa.array(~gone & np.isin(keys, touched))))
         objects = (
             merge_rows(
@@ -311,7 +315,23 @@ class VersionWriter:
             )
         old = () if self.base is None else self.base.manifest.partitions
         partitions = write_partitions(self.sky, objects, before=old, touched=touched)
+        if self.base is not None:
+            sha256 = {each.file: each.sha256 for each in self.base.manifest.files}
+            for rewritten in set(old) - set(partitions):
+                disk.check(self.sky / rewritten.file, sha256[rewritten.file])
         return partitions, objects
+
+
+def _check_copied(segment: Segment, names: Sequence[str]) -> None:
+    """Compare with their checksums what goes on in new files, which vouch for what they are given.
+
+    Raises:
+        VersionCorrupt: one is not as it was written.
+    """
+    files = disk.read_json(segment.folder / "segment.json")["files"]
+    assert isinstance(files, dict)
+    for name in names:
+        disk.check(segment.folder / name, files[name]["sha256"])
 
 
 def _keys(tables: Sequence[pa.Table]) -> Int64[ndarray, " n"]:

@@ -1,15 +1,21 @@
 """A program: kill an operation on a sky at chosen instants, and see what is left each time.
 
-    python killed.py WORK ENCODER OPERATION NUM_INSTANTS SEED
+    python killed.py WORK ENCODER OPERATION NUM_INSTANTS SEED [full]
 
-WORK holds `sky`, as it is before, and `files`. An instant is a change to the file system (a file
-opened to be written, renamed, removed; a folder made or removed), counted by an audit hook, so no
-clock decides. Every run is a fork of this process, which has imported everything and computed
-nothing. Prints one JSON document.
+WORK holds `sky`, as it is before, and `files`. No clock decides when: an instant is either a change
+to the file system (a file opened to be written, renamed, linked, removed; a folder made or removed)
+or a call of any function, Python's or C's, so also between a write and what forces it to disk. Half
+of the instants are of each kind. Every run is a fork of this process, which has imported everything
+and computed nothing. Prints one JSON document.
+
+With `full` nothing is killed: from the instant on no file, folder or link can be made in the sky,
+as on a disk without space, and the operation has to end with DiskFull.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import random
@@ -19,10 +25,12 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from index import embedding
 from index.building import build
-from index.compacting import compact
+from index.compacting import compact, reindex
+from index.errors import DiskFull
 from index.nightly import nightly
 from index.nightly_config import NightlyConfig, SourceConfig
 from index.versions import open_version, rollback, verify
@@ -30,7 +38,8 @@ from index.versions import open_version, rollback, verify
 sys.dont_write_bytecode = True  # which would be a change that the next run does not make
 WORK, ENCODER, OPERATION = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 SKY = WORK / "sky"
-CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
+CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link")
+Instant = tuple[str, int]  # "change" or "call", and its number
 
 
 def operate() -> None:
@@ -55,43 +64,98 @@ def operate() -> None:
         )
     elif OPERATION == "compact":
         compact(SKY)
+    elif OPERATION == "reindex":
+        reindex(SKY)
     else:
         rollback(SKY, 1)
 
 
-def killed_at(instant: int) -> Callable[[], object]:
-    """The operation, ended by SIGKILL before its n-th change; 0: never, gives how many."""
+def killed_at(instant: Instant) -> Callable[[], object]:
+    """The operation, ended by SIGKILL at an instant; number 0: never, gives how many there are."""
 
     def run() -> object:
-        num = 0
+        num = {"change": 0, "call": 0}
+
+        def count(kind: str) -> None:
+            num[kind] += 1
+            if (kind, num[kind]) == instant:
+                os.kill(os.getpid(), signal.SIGKILL)
 
         def hook(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal num
             if event == "open":
                 flags = arguments[2]
                 if not (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)):
                     return
             elif event not in CHANGES:
                 return
-            num += 1
-            if num == instant:
-                os.kill(os.getpid(), signal.SIGKILL)
+            count("change")
+
+        def profile(_: FrameType, event: str, __: object) -> None:
+            if event in ("call", "c_call"):
+                count("call")
 
         sys.addaudithook(hook)
+        if instant[0] == "call":
+            sys.setprofile(profile)
         operate()
+        sys.setprofile(None)
+        return num[instant[0]]
+
+    return run
+
+
+def full_at(instant: int) -> Callable[[], object]:
+    """The operation, on a disk that is full from an instant on; number 0: never, gives how many."""
+
+    def run() -> object:
+        num = 0
+
+        def hook(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal num
+            target = str(arguments[1 if event == "os.link" else 0]) if arguments else ""
+            if event == "open":
+                flags = arguments[2]
+                if not (isinstance(flags, int) and flags & os.O_CREAT) or os.path.exists(target):
+                    return
+            elif event not in ("os.mkdir", "os.link"):
+                return
+            if target.startswith(f"{SKY}/"):
+                num += 1
+                if 0 < instant <= num:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
+
+        sys.addaudithook(hook)
+        try:
+            operate()
+        except DiskFull as error:
+            return str(error)
         return num
 
     return run
 
 
 def state() -> object:
-    """Published version, what is damaged in it, and what its objects find."""
+    """Published version, what is damaged in it, and what is asked of it: all by id, as keys are
+    given anew where a version was written and not published."""
     from tests.index.test_index_nightly import answers
 
+    version = open_version(SKY)
+    keys = version.table["object_key"].to_numpy()
+    names = version.table["object_id"].to_pylist()
+    vectors = {}
+    for view in version.views:
+        for i in version.has_view(keys, view).nonzero()[0].tolist():
+            content = version.vectors(keys[i : i + 1], view).tobytes()
+            vectors[f"{view} {names[i]}"] = hashlib.sha256(content).hexdigest()
+    lines = version.table.drop_columns(["object_key"]).to_pylist()
     return {
-        "version": open_version(SKY).number,
+        "version": version.number,
         "problems": [str(problem) for problem in verify(SKY).problems],
-        "answers": answers(SKY),
+        "results": {
+            "answers": answers(SKY),
+            "vectors": vectors,
+            "objects": sorted(map(str, lines)),
+        },
     }
 
 
@@ -129,6 +193,20 @@ def forked(work: Callable[[], object]) -> object:
     return json.loads(content)
 
 
+def run_full(before: object, restore: Callable[[], None]) -> None:
+    """Let the disk be full, look, make room, run again, look."""
+    num = forked(full_at(0))
+    assert isinstance(num, int)
+    after = forked(state)
+    rng = random.Random(int(sys.argv[5]))
+    runs = []
+    for n in sorted(rng.sample(range(1, num + 1), min(num, int(sys.argv[4])))):
+        restore()
+        told = forked(full_at(n))
+        runs.append({"instant": n, "told": told, "killed": forked(state), "again": forked(again)})
+    print(json.dumps({"num": num, "before": before, "after": after, "runs": runs}))
+
+
 def main() -> None:
     """Kill, look, run again, look."""
     shutil.copytree(SKY, WORK / "before")
@@ -137,18 +215,31 @@ def main() -> None:
         shutil.rmtree(SKY)
         shutil.copytree(WORK / "before", SKY)
 
-    before = forked(state)
-    num = forked(killed_at(0))
-    after = forked(state)
-    assert isinstance(num, int)
-    chosen = random.Random(int(sys.argv[5])).sample(range(1, num + 1), min(num, int(sys.argv[4])))
-    runs = []
-    for instant in sorted(chosen):
+    def total(kind: str) -> int:
         restore()
-        if forked(killed_at(instant)) is not None:
-            continue  # it ended before: a run may have a change or two less than the first
-        runs.append({"instant": instant, "killed": forked(state), "again": forked(again)})
-    print(json.dumps({"num": num, "before": before, "after": after, "runs": runs}))
+        num = forked(killed_at((kind, 0)))
+        assert isinstance(num, int)
+        return num
+
+    before = forked(state)
+    if sys.argv[6:] == ["full"]:
+        run_full(before, restore)
+        return
+    num_calls, num_changes = total("call"), total("change")
+    after = forked(state)
+    rng, wanted = random.Random(int(sys.argv[5])), int(sys.argv[4])
+    changes = rng.sample(range(1, num_changes + 1), min(num_changes, wanted // 2))
+    # some more than are wanted, as an undisturbed run may have a few calls less than the first
+    calls = rng.sample(range(1, num_calls + 1), min(num_calls, wanted - len(changes) + 4))
+    chosen = [("change", n) for n in sorted(changes)] + [("call", n) for n in calls]
+    runs: list[object] = []
+    for instant in chosen:
+        if len(runs) == wanted:
+            break
+        restore()
+        if forked(killed_at(instant)) is None:
+            runs.append({"instant": instant, "killed": forked(state), "again": forked(again)})
+    print(json.dumps({"num": num_changes, "before": before, "after": after, "runs": runs}))
 
 
 if __name__ == "__main__":

@@ -123,3 +123,9 @@ def test_rows_and_directions_are_told_apart_half_way_between() -> None:
 
     assert recall.told_apart(rows, along) == pytest.approx((0.901 + 0.698) / 2)
     assert recall.told_apart(rows, along + 0.5) == pytest.approx(0.901)
+
+
+def test_directions_have_unit_length_however_few_rows_there_are() -> None:
+    for num_rows in (1, 2, 3):
+        made = recall.directions(np.eye(3, dtype=np.float32)[:num_rows], 200, seed=0)
+        np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, rtol=1e-5)

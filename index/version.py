@@ -373,8 +373,8 @@ class Version:
             return find(queries, segments, k=k, chosen=chosen)
         near = curve.effort(recall, direction=False, k=k)
         found = find(queries, segments, k=k, chosen=chosen, effort=near)
-        far = np.flatnonzero(found.scores[:, 0] < curve.near)
-        if near is not None and len(far):
+        far = found.scores[:, 0] < curve.near
+        if near is not None and far.any():
             effort = curve.effort(recall, direction=True, k=k)
             again = find(queries[far], segments, k=k, chosen=chosen, effort=effort)
             found.keys[far], found.scores[far] = again.keys, again.scores

@@ -176,7 +176,8 @@ def test_verify_measures_recall_again(sky: Path) -> None:
 
     assert report.problems == ()
     assert report.recall["image"] == pytest.approx(curve.recall_at_10(0.98), abs=0.02)
-    poor = curve.rows[0].model_copy(update={"num_probes": 1, "depth": 1, "recall_at_10": 0.99})
+    as_told = {"num_probes": 1, "depth": 1, "recall_at_10": 0.99, "error_at_10": 0.0}
+    poor = curve.rows[0].model_copy(update=as_told)
     lost = manifest.model_copy(update={"curves": (curve.model_copy(update={"rows": (poor,)}),)})
     disk.write_json(sky / "versions/1/manifest.json", lost.model_dump(mode="json"))
     (problem,) = verify(sky).problems

@@ -194,7 +194,7 @@ def measure(view: str, lives: Sequence[Live], codec_hash: str, *, seed: int = 0)
     return recall.measure(
         view, candidates, rows, along,
         near=recall.told_apart(best, best_along), codec_hash=codec_hash,
-        num_rows=sum(live.num_rows for live in lives),
+        num_rows=sum(live.num_rows for live in lives), efforts=recall.EFFORTS,
     )  # fmt: skip
 
 

@@ -166,7 +166,7 @@ def measure(
     near: float,
     codec_hash: str,
     num_rows: int,
-    efforts: Sequence[Effort] = EFFORTS,
+    efforts: Sequence[Effort],
 ) -> RecallCurve:
     """Measure a curve; efforts that cost more than another and reach less are left out.
 

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from numpy import ndarray
 
-from index import coding, disk
+from index import coding, disk, recall
 from index.choosing import choose
 from index.codec import IndexConfig, read_index_config
 from index.compacting import compact, reindex
 from index.errors import GpuUnavailable, VersionCorrupt
 from index.filtering import Filter
 from index.manifest import read_head, read_manifest, write_head
+from index.probing import Effort
 from index.versions import Version, current_number, open_version, verify
 from tests.index.conftest import Builder, write_cutout
 
@@ -27,11 +28,21 @@ ROWS, DIM, SEGMENTS = 12_000, 32, (7_000, 4_500, 500)
 SMALL = IndexConfig(exact_rows=5_000)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _measured_by_few() -> Iterator[None]:
+    """Curves of fewer efforts on fewer queries: as many as in production take minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coding, "NUM_QUERIES", 96)
+        patch.setattr(recall, "NUM_TIMED", 2)
+        few = [Effort(probes, depth) for depth in (2, 8) for probes in (4, 16, 64, 256)]
+        patch.setattr(recall, "EFFORTS", tuple(few))
+        yield
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
-        patch.setattr(coding, "NUM_QUERIES", 96)  # 256 take a minute
         writer = importlib.import_module("synthetic_sky")
         vectors = importlib.import_module("synthetic_vectors")
         sky = tmp_path_factory.mktemp("coded") / "sky"

@@ -78,8 +78,8 @@ def train_search_head(
     data, ids = embedded
     if settings.training.light_share and not frozen.carries_light:
         raise ValueError(
-            f"light_share is {settings.training.light_share:g}, and vectors of the encoder in "
-            f"{out} carry no light"
+            f"light_share gives light to {', '.join(settings.training.light_share)}, and vectors "
+            f"of the encoder in {out} carry none"
         )
     figures: Figures = {
         "encoder": frozen.hash,

@@ -13,7 +13,7 @@ from training.search_head import SEARCH_DIM, SearchHead, ViewVectors
 
 
 def adding_light(
-    head: SearchHead, data: Mapping[str, ViewVectors], *, light_share: float
+    head: SearchHead, data: Mapping[str, ViewVectors], *, light_share: Mapping[str, float]
 ) -> SearchHead:
     """A head that was made for vectors without light, which gives light a share of its space.
 
@@ -34,7 +34,7 @@ def adding_light(
             f"expected a search head for vectors of {dim - NUM_LIGHT} dimensions without light, "
             f"got {head.config}"
         )
-    config = replace(head.config, dim=dim, light_share=light_share)
+    config = replace(head.config, dim=dim, light_share=dict(light_share))
     with torch.inference_mode():
         made = [
             head(torch.from_numpy(part.vectors[:, : config.num_inputs]), view, part.surveys or None)

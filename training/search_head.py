@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ __all__ = [
 ]  # fmt: skip
 
 SEARCH_DIM = 256
+Share = Annotated[float, Field(gt=0, lt=1)]
 STD_FLOOR = 1e-6  # a dimension that never varies says nothing and must not divide by zero
 
 
@@ -55,9 +57,9 @@ class SearchHeadConfig:
     dropout: float = Field(default=0.1, ge=0, lt=1)
     # "view/survey" of each that has its own statistics; empty: which were seen is not known.
     surveys: tuple[str, ...] = ()
-    # Of the squared length of a search vector, for the light at the end of the encoder's; 0: there
-    # is none, or it counts as any other numbers.
-    light_share: float = Field(default=0.0, ge=0, lt=1)
+    # View -> share of the squared length of its search vectors, for the light at the end of the
+    # encoder's; empty: there is none, or it counts as any other numbers.
+    light_share: dict[str, Share] = field(default_factory=dict)
 
     @property
     def num_outputs(self) -> int:
@@ -123,7 +125,8 @@ class SearchHead(nn.Module):
         if not self.config.light_share:
             return made
         light = vectors[:, self.config.num_inputs :]
-        return with_waves(made, light, self.frequencies, share=self.config.light_share)
+        share = self.config.light_share.get(view, 0.0)
+        return with_waves(made, light, self.frequencies, share=share)
 
     def without_light(
         self,
@@ -204,7 +207,7 @@ class HeadFitConfig:
     across_views: float | None = Field(default=None, ge=0, le=1)
     across_surveys: float | None = Field(default=None, ge=0, le=1)
     label_share: float = Field(default=0.0, ge=0, lt=1)  # of what belongs together: by label
-    light_share: float = Field(default=0.0, ge=0, lt=1)  # as in SearchHeadConfig
+    light_share: dict[str, Share] = field(default_factory=dict)  # as in SearchHeadConfig
     max_seconds: float = Field(default=120.0, gt=0)
     seed: int = Field(default=0, ge=0)
 

@@ -137,7 +137,7 @@ def test_a_head_that_is_there_already_is_given_light(
     artifact.save(out, transformer=transformer, codecs=codecs, pooling=pooling)
     _in_this_process(monkeypatch)
     recipe = _recipe(survey_files, copies=20)
-    training = replace(recipe.search_head.training, light_share=0.2)
+    training = replace(recipe.search_head.training, light_share={"image": 0.2})
     settings = replace(recipe.search_head, training=training, begin=str(first))
     recipe = replace(recipe, encoder=replace(recipe.encoder, light=True), search_head=settings)
 
@@ -148,7 +148,7 @@ def test_a_head_that_is_there_already_is_given_light(
 
     assert figures["method"] == "light added"
     assert head is not None
-    assert head.config.light_share == 0.2
+    assert head.config.light_share == {"image": 0.2}
     for number in range(5):  # copies are moved and blurred, and light is that of the object
         light = images[objects == number][:, DIM:]
         assert light.any()
@@ -161,13 +161,13 @@ def test_light_is_not_given_a_share_where_vectors_carry_none(
 ) -> None:
     out, _ = made
     recipe = _recipe(survey_files, copies=2)
-    training = replace(recipe.search_head.training, light_share=0.2)
+    training = replace(recipe.search_head.training, light_share={"image": 0.2})
     recipe = replace(
         recipe,
         encoder=replace(recipe.encoder, light=True),
         search_head=replace(recipe.search_head, training=training),
     )
-    with pytest.raises(ValueError, match="carry no light"):
+    with pytest.raises(ValueError, match="carry none"):
         head_stage.train_search_head(recipe, out, _silent)
 
 

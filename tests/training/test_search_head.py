@@ -275,7 +275,7 @@ def with_light(data: dict[str, ViewVectors], seed: int = 0) -> dict[str, ViewVec
 def test_light_added_to_a_head_finds_the_other_view_and_leaves_kin(hidden: int) -> None:
     data, _ = two_views()
     head, _ = fit(data, replace(FAST, hidden=hidden))
-    lit = adding_light(head, with_light(data), light_share=0.25)
+    lit = adding_light(head, with_light(data), light_share={"image": 0.2, "spectrum": 0.3})
     unseen, _ = two_views(seed=9)
     seen = with_light(unseen, seed=9)
     first = {"image": slice(None, None, 3), "spectrum": slice(None)}  # copy of each object
@@ -300,17 +300,20 @@ def test_light_is_added_once_and_to_a_head_for_the_same_vectors() -> None:
            for view, part in lit.items()}  # fmt: skip
 
     with pytest.raises(ValueError, match="dimensions without light"):
-        adding_light(head, data, light_share=0.2)
+        adding_light(head, data, light_share={"image": 0.2})
     with pytest.raises(ValueError, match="256 vectors or more"):
-        adding_light(head, few, light_share=0.2)
+        adding_light(head, few, light_share={"image": 0.2})
     with pytest.raises(ValueError, match="dimensions without light"):
-        adding_light(adding_light(head, lit, light_share=0.2), lit, light_share=0.2)
+        adding_light(
+            adding_light(head, lit, light_share={"image": 0.2}), lit, light_share={"image": 0.2}
+        )
 
 
 def test_fitting_with_light_does_not_read_it() -> None:
     data, _ = two_views()
     some, other = (
-        fit(with_light(data, seed), replace(FAST, steps=20, light_share=0.2))[0] for seed in (1, 2)
+        fit(with_light(data, seed), replace(FAST, steps=20, light_share={"image": 0.2}))[0]
+        for seed in (1, 2)
     )
     first, second = some.state_dict(), other.state_dict()
 

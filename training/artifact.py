@@ -2,7 +2,7 @@
 
     config.json  model.safetensors              the transformer
     codecs/<name>/{config.json,model.safetensors}   one tokenizer each, named as in modalities.py
-    pooling/{config.json,model.safetensors}     attentive pooling, centres; may be absent
+    pooling/{config.json,model.safetensors}     attentive pooling, centres, light; may be absent
     head/{config.json,model.safetensors}        the search head; may be absent
 
 Keys and tensor names are the release's; a model that differs from every released one adds keys.
@@ -55,6 +55,17 @@ class Artifact:
     encoder_hash: str
     head_hash: str  # "" without a head
     pooling: Pooling | None = None  # None = the mean over tokens
+
+    @property
+    def carries_light(self) -> bool:
+        """Whether vectors end with the light in a fibre."""
+        return self.pooling is not None and self.pooling.config.light
+
+    @property
+    def vector_dim(self) -> int:
+        """Length of a vector."""
+        config = self.transformer.config
+        return config.dim if self.pooling is None else self.pooling.config.vector_dim
 
 
 def save(
@@ -121,10 +132,10 @@ def load(source: Path | str, *, dtype: torch.dtype = torch.float32) -> Artifact:
         head_read: Read = {}
         head = load_head(folder, read=head_read)
         head_hash = hash_of(head_read)
-        if head.config.dim != transformer.config.dim:
+        dim = transformer.config.dim if pooling is None else pooling.config.vector_dim
+        if head.config.dim != dim:
             raise ValueError(
-                f"{folder / 'head' / CONFIG}: dim is {head.config.dim}, the encoder's "
-                f"{transformer.config.dim}"
+                f"{folder / 'head' / CONFIG}: dim is {head.config.dim}, the encoder's {dim}"
             )
     return Artifact(
         transformer=transformer,

@@ -19,6 +19,7 @@ from training.kinship import KinshipConfig
 from training.objective import (
     MaskedModelling,
     checkpoint_activations,
+    freeze_encoder,
     freeze_unused,
     parameter_groups,
 )
@@ -99,6 +100,7 @@ def build(
     seed: int,
     kinship: KinshipConfig | None = None,
     draw: Draw = initialise,
+    decoder_only: bool = False,
 ) -> MaskedModelling:
     """A model of any size, without memory for its weights until `set_up`.
 
@@ -107,10 +109,13 @@ def build(
         seed: Of its fresh weights.
         kinship: What else than masked modelling it is trained on.
         draw: Fills a parameter in place, by its name in the transformer.
+        decoder_only: Whether the encoder stays as it is drawn.
     """
     with without_memory():
         transformer = Transformer(config)
     freeze_unused(transformer)
+    if decoder_only:
+        freeze_encoder(transformer)
     module = MaskedModelling(transformer, kinship)
     names = {id(parameter): name for name, parameter in transformer.named_parameters()}
     module.prepare = lambda part: _materialise(part, seed, names, draw)

@@ -3,7 +3,7 @@
 Views: "image" reads the image, "spectrum" the spectrum, "xp" the Gaia BP and RP coefficients,
 "joint" all of these, the object mask, the ellipses and the photometric scalars. Redshift, position
 and extinction are never read. A vector is the mean over the encoder's tokens of one view, or what
-the artefact's pooling makes of them (docs/encoder.md).
+the artefact's pooling makes of them, and may end with magnitudes in a fibre (docs/encoder.md).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from training import artifact, hub
 from training.artifact import Artifact
+from training.fibre_light import NUM_LIGHT, light_of
 from training.modalities import STREAM, VIEWS
 from training.observations import Observation
 from training.search_head import SEARCH_DIM, SearchHead
@@ -138,6 +139,7 @@ class Encoder:
         hash: sha256 of transformer and tokenizers; vectors of another hash do not compare.
         head_hash: sha256 of the search head, "" where the artefact has none.
         dim: Length of an encoder vector.
+        carries_light: Whether vectors end with the light in a fibre (fibre_light.py).
         search_dim: Length of a search vector.
         precision: "bfloat16" is the arithmetic of the transformer alone, since a rounding in a
             tokenizer can change a token; "bfloat16-all" that of the network tokenizers too.
@@ -158,7 +160,7 @@ class Encoder:
         self._device = _device(device)
         self.hash = parts.encoder_hash
         self.head_hash = parts.head_hash
-        self.dim = parts.transformer.config.dim
+        self.dim, self.carries_light = parts.vector_dim, parts.carries_light
         self.precision: Precision = precision
         self.device = str(self._device)
         self.max_objects = MAX_BATCH if self._device.type == "cpu" else GPU_BATCH
@@ -217,7 +219,7 @@ class Encoder:
         objects = [{key: tokens[key][row] for key in keys} for row, _, keys in wanted]
         lengths = [sum(map(len, mine.values())) for mine in objects]
         order = sorted(range(len(wanted)), key=lengths.__getitem__)  # equal lengths go together
-        vectors = np.zeros((len(wanted), self.dim), dtype=np.float32)
+        vectors = np.zeros((len(wanted), self.transformer.config.dim), dtype=np.float32)
         start = 0
         while start < len(order):
             some = order[start : start + self.max_objects]
@@ -229,6 +231,9 @@ class Encoder:
             given = torch.from_numpy(vectors).to(self.device)
             centred = self.pooling.centred(given, [view for _, view, _ in wanted], surveys)
             vectors = centred.cpu().numpy()
+        if self.carries_light:
+            light = [light_of(observations[row], view) for row, view, _ in wanted]
+            vectors = np.hstack([vectors, np.reshape(light, (-1, NUM_LIGHT)).astype(np.float32)])
         return Embedded(
             np.array([row for row, _, _ in wanted], dtype=np.int64),
             tuple(view for _, view, _ in wanted),

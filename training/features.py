@@ -108,7 +108,7 @@ def embed(
     codes = _tokenize(members, encoder, show)
     lengths = np.array([sum(len(each) for each in mine.values()) for mine in codes])
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    dim = encoder.dim
+    dim = encoder.transformer.config.dim  # no light: it is no output of the transformer
     if token_file is None:
         values: ndarray = np.zeros((len(members), dim), dtype=np.float32)
     else:

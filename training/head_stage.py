@@ -26,7 +26,9 @@ from numpy import ndarray
 from training import artifact, cohort, encoder, search_head
 from training.augmentation import AugmentationConfig, disturb
 from training.cohort import Sighting
+from training.fibre_light import NUM_LIGHT, light_of
 from training.labels import Labels, object_numbers
+from training.light_head import adding_light
 from training.observations import Observation
 from training.recipe import Recipe
 from training.search_head import NothingToLearn, ViewVectors
@@ -74,6 +76,11 @@ def train_search_head(
         embedded = _embed(recipe, out, files, num_workers, progress)
         _write_vectors(out / VECTORS, *embedded, origin)
     data, ids = embedded
+    if settings.training.light_share and not frozen.carries_light:
+        raise ValueError(
+            f"light_share gives light to {', '.join(settings.training.light_share)}, and vectors "
+            f"of the encoder in {out} carry none"
+        )
     figures: Figures = {
         "encoder": frozen.hash,
         "vectors": {view: len(part.objects) for view, part in data.items()},
@@ -82,6 +89,12 @@ def train_search_head(
             for view, part in data.items()
         },
     }
+    if settings.begin is not None:
+        known = artifact.load_head(artifact.folder_of(settings.begin))
+        head = adding_light(known, data, light_share=settings.training.light_share)
+        figures |= {"method": "light added", "begin": settings.begin}
+        artifact.save_head(out, head, half=recipe.encoder.half)
+        return report(out, "search_head", figures)
     try:
         head, fitted = search_head.fit(
             data,
@@ -195,15 +208,25 @@ def _embed_objects(task: _Task) -> dict[str, ViewVectors]:
             (reader(task.survey).read_one(file, part) for file, part in places), key=_rank
         )
         copies, surveys = [], []
+        undisturbed: list[Observation] = []
         for _ in range(task.copies):
             seen = [disturb(part, rng, task.augmentation) for part in parts]
-            for name, one in _observations(seen):
+            for (name, one), (_, plain) in zip(
+                _observations(seen), _observations(parts), strict=True
+            ):
                 if _encoders[0].views(one):
                     copies.append(one)
+                    undisturbed.append(plain)
                     surveys.append(name)
         if not copies:
             continue
         embedded = _encoders[0].embed(copies)
+        if _encoders[0].carries_light:
+            # a fibre stays on its object, however a copy is turned, moved or blurred
+            for row, view, vector in zip(
+                embedded.rows, embedded.views, embedded.vectors, strict=True
+            ):
+                vector[-NUM_LIGHT:] = light_of(undisturbed[row], view)
         for row, view, vector in zip(
             embedded.rows.tolist(), embedded.views, embedded.vectors, strict=True
         ):

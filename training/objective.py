@@ -90,6 +90,16 @@ def freeze_unused(transformer: Transformer) -> None:
             parameter.requires_grad_(False)
 
 
+def freeze_encoder(transformer: Transformer) -> None:
+    """Keep as they are all weights that a vector depends on, if it is the mean of the outputs."""
+    for part in (
+        transformer.encoder_embeddings,
+        transformer.encoder,
+        transformer.encoder_norm,
+    ):
+        part.requires_grad_(False)
+
+
 def checkpoint_activations(transformer: Transformer) -> None:
     """Keep of each block only what goes in; the backward pass computes the rest again."""
     for block in (*transformer.encoder, *transformer.decoder):

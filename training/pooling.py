@@ -1,10 +1,12 @@
 """From the encoder's tokens of an object to its vector, where the plain mean is not the answer.
 
-An artefact may carry a folder `pooling/`, with either or both of:
+An artefact may carry a folder `pooling/`, with any of:
 
 * attentive pooling, softmax(Q K^T / sqrt d) V with trained Q, K and V (arXiv 2510.17960, Eq. 8);
 * centres: the mean vector of a view of a survey, taken off every vector of that view and survey.
-  Modality vectors give every survey an offset of its own, which hides kin across surveys.
+  Modality vectors give every survey an offset of its own, which hides kin across surveys;
+* light: every vector ends with what its view measures of the light in a fibre (fibre_light.py), so
+  that an image and a spectrum of one object have something exact in common.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 
+from training.fibre_light import NUM_LIGHT
+
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class PoolingConfig:
@@ -25,6 +29,12 @@ class PoolingConfig:
     dim: int = Field(gt=0)  # of the encoder
     attentive: bool = False
     centres: tuple[str, ...] = ()  # "view/survey" of each stored mean, e.g. "image/hsc"
+    light: bool = False
+
+    @property
+    def vector_dim(self) -> int:
+        """Length of a vector."""
+        return self.dim + (NUM_LIGHT if self.light else 0)
 
 
 class Pooling(nn.Module):

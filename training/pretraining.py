@@ -165,7 +165,10 @@ class _Run:
         draw = drawn_by_value(values, config.value_share) if config.value_share else initialise
         if start is not None:
             draw = drawn_from(start)
-        module = build(model, seed=config.seed, kinship=kinship, draw=draw)
+        module = build(
+            model, seed=config.seed, kinship=kinship, draw=draw,
+            decoder_only=config.train_only == "decoder",
+        )  # fmt: skip
         wrapped, optimizer = set_up(
             fabric, module,
             learning_rate=config.learning_rate, weight_decay=config.weight_decay,

@@ -37,6 +37,8 @@ class PretrainingConfig:
     masking: MaskingConfig = MaskingConfig()
     kinship: KinshipConfig | None = None  # absent from AION-1
     begin: str | None = None  # folder or Hub repository of an encoder to continue; None = afresh
+    # "decoder": the encoder stays as it began, and so do all vectors and the search head.
+    train_only: Literal["decoder"] | None = None
     value_share: float = Field(default=0.0, ge=0, le=1)  # see code_values; absent from AION-1
     steps: int = Field(default=20_000, gt=0)
     max_seconds: float | None = Field(
@@ -70,6 +72,10 @@ class PretrainingConfig:
             )
         if self.begin is not None and self.value_share:
             raise ValueError("begin and value_share both say how tables of tokens begin")
+        if self.train_only is not None and self.begin is None:
+            raise ValueError("train_only leaves an encoder as it is: name the encoder with begin")
+        if self.train_only is not None and self.kinship is not None:
+            raise ValueError("kinship teaches the encoder, which train_only leaves as it is")
         if self.kinship is not None and self.micro_batch_size is not None:
             raise ValueError(
                 "kinship compares all rows of a batch: it cannot be made of parts, as "

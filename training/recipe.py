@@ -162,6 +162,7 @@ class EncoderRecipe:
     training: PretrainingConfig
     copies: int = Field(default=1, gt=0)  # of each object, turned and mirrored, to tokenize
     half: bool = False  # store matrices as float16
+    light: bool = False  # vectors end with the light in a fibre (pooling.py)
     gaia: bool = True  # False: train without the streams of Gaia (the paper's ablation)
 
     @property
@@ -184,6 +185,9 @@ class SearchHeadRecipe:
 
     training: HeadFitConfig
     augmentation: AugmentationConfig
+    # Folder or Hub repository of an encoder whose head is kept and given light_share, instead of
+    # one that is trained; its encoder must give the same vectors but for the light.
+    begin: str | None = None
     copies: int = Field(default=3, gt=0)  # of each object, by each survey that saw it
     max_objects: int = Field(default=10_000, gt=1)
     seed: int = Field(default=0, ge=0)
@@ -210,6 +214,11 @@ class Recipe:
             "encoder.training.kinship.label_share": kinship and kinship.label_share,
             "search_head.training.label_share": self.search_head.training.label_share,
         }
+        head = self.search_head
+        if head.begin is not None and not head.training.light_share:
+            raise ValueError("search_head.begin keeps a head as it is: give training.light_share")
+        if head.training.light_share and not self.encoder.light:
+            raise ValueError("search_head.training.light_share asks for encoder.light = true")
         keys = [key for key, value in asking.items() if value]
         if keys and self.data.labels is None:
             raise ValueError(f"{keys[0]} asks for labels: name them under data.labels")

@@ -10,13 +10,18 @@ components stand in.
 Every view of every survey it learned from is standardised by its own mean and spread, since each
 gives its vectors an offset. A survey that it never saw takes the statistics of the view over all
 surveys, and `foreign` names it: whoever calls says so.
+
+Where encoder vectors end with the light in a fibre, a head may give it a share of its space
+(light_waves.py). That part is not learned: contrast among some hundred objects does not make it as
+exact as it is.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -27,7 +32,9 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.fibre_light import NUM_LIGHT
 from training.kinship import shared_out
+from training.light_waves import NUM_WAVES, wave_frequencies, with_waves
 from training.pairing import ViewVectors, pairings, shares
 
 __all__ = [
@@ -36,6 +43,7 @@ __all__ = [
 ]  # fmt: skip
 
 SEARCH_DIM = 256
+Share = Annotated[float, Field(gt=0, lt=1)]
 STD_FLOOR = 1e-6  # a dimension that never varies says nothing and must not divide by zero
 
 
@@ -49,6 +57,19 @@ class SearchHeadConfig:
     dropout: float = Field(default=0.1, ge=0, lt=1)
     # "view/survey" of each that has its own statistics; empty: which were seen is not known.
     surveys: tuple[str, ...] = ()
+    # View -> share of the squared length of its search vectors, for the light at the end of the
+    # encoder's; empty: there is none, or it counts as any other numbers.
+    light_share: dict[str, Share] = field(default_factory=dict)
+
+    @property
+    def num_outputs(self) -> int:
+        """Dimensions of what is made of the outputs of the transformer."""
+        return SEARCH_DIM - NUM_WAVES if self.light_share else SEARCH_DIM
+
+    @property
+    def num_inputs(self) -> int:
+        """Dimensions of an encoder vector before the light."""
+        return self.dim - NUM_LIGHT if self.light_share else self.dim
 
 
 class NothingToLearn(ValueError):
@@ -58,6 +79,7 @@ class NothingToLearn(ValueError):
 class SearchHead(nn.Module):
     """Standardise each view of each survey, map the view in, then one network shared by all."""
 
+    frequencies: Tensor  # (light, wave)
     mean: Tensor  # (view, dim), over all surveys
     std: Tensor
     survey_mean: Tensor  # (survey of a view, dim)
@@ -66,19 +88,21 @@ class SearchHead(nn.Module):
     def __init__(self, config: SearchHeadConfig) -> None:
         super().__init__()
         self.config = config
-        width = config.hidden or SEARCH_DIM
-        self.register_buffer("mean", torch.zeros(len(config.views), config.dim))
-        self.register_buffer("std", torch.ones(len(config.views), config.dim))
+        width, dim = config.hidden or config.num_outputs, config.num_inputs
+        self.register_buffer("mean", torch.zeros(len(config.views), dim))
+        self.register_buffer("std", torch.ones(len(config.views), dim))
         if config.surveys:
-            self.register_buffer("survey_mean", torch.zeros(len(config.surveys), config.dim))
-            self.register_buffer("survey_std", torch.ones(len(config.surveys), config.dim))
-        self.inputs = nn.ModuleDict({view: nn.Linear(config.dim, width) for view in config.views})
+            self.register_buffer("survey_mean", torch.zeros(len(config.surveys), dim))
+            self.register_buffer("survey_std", torch.ones(len(config.surveys), dim))
+        self.inputs = nn.ModuleDict({view: nn.Linear(dim, width) for view in config.views})
         if config.hidden:
             self.norm = nn.LayerNorm(width)
             self.fc1 = nn.Linear(width, width)
             self.fc2 = nn.Linear(width, width)
-            self.output = nn.Linear(width, SEARCH_DIM)
+            self.output = nn.Linear(width, config.num_outputs)
             self.dropout = nn.Dropout(config.dropout)
+        if config.light_share:
+            self.register_buffer("frequencies", wave_frequencies())
 
     def forward(
         self,
@@ -97,6 +121,20 @@ class SearchHead(nn.Module):
         Raises:
             ValueError: the head was not made for this view.
         """
+        made = self.without_light(vectors[:, : self.config.num_inputs], view, surveys)
+        if not self.config.light_share:
+            return made
+        light = vectors[:, self.config.num_inputs :]
+        share = self.config.light_share.get(view, 0.0)
+        return with_waves(made, light, self.frequencies, share=share)
+
+    def without_light(
+        self,
+        vectors: Float[Tensor, "n dim"],
+        view: str,
+        surveys: str | Sequence[str] | None = None,
+    ) -> Float[Tensor, "n output"]:
+        """Unit vectors made of the outputs of the transformer alone; see `forward`."""
         mean, std = self._statistics(view, surveys, len(vectors))
         x = self.inputs[view]((vectors - mean) / std)
         if self.config.hidden:
@@ -115,7 +153,7 @@ class SearchHead(nn.Module):
         """Learn mean and spread of each view, and of each survey of it that the head knows."""
         for view, part in data.items():
             number = self._number(view)
-            sample = torch.from_numpy(part.vectors)
+            sample = torch.from_numpy(part.vectors)[:, : self.config.num_inputs]
             self.mean[number], self.std[number] = _mean_and_std(sample)
             for survey, rows in part.by_survey().items():
                 place = self._surveys.get(f"{view}/{survey}")
@@ -169,6 +207,7 @@ class HeadFitConfig:
     across_views: float | None = Field(default=None, ge=0, le=1)
     across_surveys: float | None = Field(default=None, ge=0, le=1)
     label_share: float = Field(default=0.0, ge=0, lt=1)  # of what belongs together: by label
+    light_share: dict[str, Share] = field(default_factory=dict)  # as in SearchHeadConfig
     max_seconds: float = Field(default=120.0, gt=0)
     seed: int = Field(default=0, ge=0)
 
@@ -278,7 +317,10 @@ def fit(
         torch.manual_seed(config.seed)  # initial weights and dropout
         head = _new_head(data, config).to(device)
         known = torch.from_numpy(np.zeros((0, 0)) if labels is None else labels).float().to(device)
-        tensors = {view: torch.from_numpy(part.vectors).to(device) for view, part in data.items()}
+        tensors = {
+            view: torch.from_numpy(part.vectors)[:, : head.config.num_inputs].to(device)
+            for view, part in data.items()
+        }
         optimizer = torch.optim.AdamW(
             head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -293,7 +335,7 @@ def fit(
             pairing = found[rng.choice(len(found), p=share)]
             rows = pairing.draw(config.batch_size, rng)
             a, b = (
-                head(tensors[view][torch.from_numpy(some).to(device)], view, survey)
+                head.without_light(tensors[view][torch.from_numpy(some).to(device)], view, survey)
                 for (view, survey), some in zip((pairing.left, pairing.right), rows, strict=True)
             )
             logits = a @ b.T / config.temperature
@@ -329,6 +371,7 @@ def _new_head(data: Mapping[str, ViewVectors], config: HeadFitConfig) -> SearchH
             hidden=config.hidden,
             dropout=config.dropout,
             surveys=tuple(named),
+            light_share=config.light_share,
         )
     )
     head.standardise(data)

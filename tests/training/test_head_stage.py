@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from tests.training.mmu_files import legacy, spectra, write_hdf5
-from tests.training.small_encoder import save_encoder
+from tests.training.small_encoder import DIM, make_parts, save_encoder
 from training import artifact, encoder, head_stage
 from training.cohort import Sighting
+from training.pooling import Pooling, PoolingConfig
 from training.recipe import DataRecipe, Recipe, read_recipe
 
 NUM = 6
@@ -123,6 +124,51 @@ def test_components_stand_in_where_nothing_pairs(
     assert "no object has two vectors" in figures["reason"]
     assert artifact.load_head(out).config.hidden == 0
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+def test_a_head_that_is_there_already_is_given_light(
+    made: tuple[Path, dict[str, Any]], survey_files: list[Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    first, _ = made
+    transformer, codecs, _ = make_parts()
+    pooling = Pooling(PoolingConfig(dim=DIM, light=True))
+    out = tmp_path / "lit"
+    artifact.save(out, transformer=transformer, codecs=codecs, pooling=pooling)
+    _in_this_process(monkeypatch)
+    recipe = _recipe(survey_files, copies=20)
+    training = replace(recipe.search_head.training, light_share={"image": 0.2})
+    settings = replace(recipe.search_head, training=training, begin=str(first))
+    recipe = replace(recipe, encoder=replace(recipe.encoder, light=True), search_head=settings)
+
+    figures = head_stage.train_search_head(recipe, out, _silent)
+    with np.load(out / head_stage.VECTORS) as stored:
+        images, objects = stored["vectors/image"], stored["objects/image"]
+    head = encoder.load(out).head
+
+    assert figures["method"] == "light added"
+    assert head is not None
+    assert head.config.light_share == {"image": 0.2}
+    for number in range(5):  # copies are moved and blurred, and light is that of the object
+        light = images[objects == number][:, DIM:]
+        assert light.any()
+        assert (light == light[0]).all()
+        assert len(np.unique(images[objects == number][:, 0])) > 1
+
+
+def test_light_is_not_given_a_share_where_vectors_carry_none(
+    made: tuple[Path, dict[str, Any]], survey_files: list[Path]
+) -> None:
+    out, _ = made
+    recipe = _recipe(survey_files, copies=2)
+    training = replace(recipe.search_head.training, light_share={"image": 0.2})
+    recipe = replace(
+        recipe,
+        encoder=replace(recipe.encoder, light=True),
+        search_head=replace(recipe.search_head, training=training),
+    )
+    with pytest.raises(ValueError, match="carry none"):
+        head_stage.train_search_head(recipe, out, _silent)
 
 
 def test_objects_of_several_surveys_are_chosen_first() -> None:

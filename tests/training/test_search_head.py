@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from training.fibre_light import NUM_LIGHT
+from training.light_head import adding_light
 from training.pairing import pairings, shares
 from training.search_head import (
     SEARCH_DIM,
@@ -258,3 +260,62 @@ def test_components_of_few_vectors_and_of_further_views() -> None:
     np.testing.assert_array_equal(apply(more, vectors, "image"), apply(few, vectors, "image"))
     with pytest.raises(ValueError, match="of 40 dimensions"):
         principal_components({"joint": vectors}, like=SearchHead(SearchHeadConfig(views=(), dim=9)))
+
+
+def with_light(data: dict[str, ViewVectors], seed: int = 0) -> dict[str, ViewVectors]:
+    """The same vectors with light behind them, one of each object."""
+    light = np.random.default_rng(seed).normal(0, 0.1, (NUM, NUM_LIGHT)).astype(np.float32)
+    return {
+        view: replace(part, vectors=np.hstack([part.vectors, light[part.objects]]))
+        for view, part in data.items()
+    }
+
+
+@pytest.mark.parametrize("hidden", [0, 64])
+def test_light_added_to_a_head_finds_the_other_view_and_leaves_kin(hidden: int) -> None:
+    data, _ = two_views()
+    head, _ = fit(data, replace(FAST, hidden=hidden))
+    lit = adding_light(head, with_light(data), light_share={"image": 0.2, "spectrum": 0.3})
+    unseen, _ = two_views(seed=9)
+    seen = with_light(unseen, seed=9)
+    first = {"image": slice(None, None, 3), "spectrum": slice(None)}  # copy of each object
+    before = [apply(head, unseen[view].vectors, view)[rows] for view, rows in first.items()]
+    after = [apply(lit, seen[view].vectors, view)[rows] for view, rows in first.items()]
+    unlit = np.pad(unseen["image"].vectors, ((0, 0), (0, NUM_LIGHT)))
+    dark = apply(lit, unlit, "image")[::3]
+
+    assert lit.config.dim == DIM + NUM_LIGHT
+    assert after[0].shape == (NUM, SEARCH_DIM)
+    np.testing.assert_allclose(np.linalg.norm(after[0], axis=1), 1, atol=1e-5)
+    assert hit_rate(*after) > max(0.98, hit_rate(*before))
+    # without light, cosines are those of the head that it was added to
+    np.testing.assert_allclose(dark @ dark.T, before[0] @ before[0].T, atol=0.02)
+
+
+def test_light_is_added_once_and_to_a_head_for_the_same_vectors() -> None:
+    data, _ = two_views()
+    head, _ = fit(data, replace(FAST, steps=2))
+    lit = with_light(data)
+    few = {view: ViewVectors(objects=part.objects[:9], vectors=part.vectors[:9])
+           for view, part in lit.items()}  # fmt: skip
+
+    with pytest.raises(ValueError, match="dimensions without light"):
+        adding_light(head, data, light_share={"image": 0.2})
+    with pytest.raises(ValueError, match="256 vectors or more"):
+        adding_light(head, few, light_share={"image": 0.2})
+    with pytest.raises(ValueError, match="dimensions without light"):
+        adding_light(
+            adding_light(head, lit, light_share={"image": 0.2}), lit, light_share={"image": 0.2}
+        )
+
+
+def test_fitting_with_light_does_not_read_it() -> None:
+    data, _ = two_views()
+    some, other = (
+        fit(with_light(data, seed), replace(FAST, steps=20, light_share={"image": 0.2}))[0]
+        for seed in (1, 2)
+    )
+    first, second = some.state_dict(), other.state_dict()
+
+    assert some.config.dim == DIM + NUM_LIGHT
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tests.training.small_encoder import make_parts, save_encoder
 from tests.training.token_data import FAST, MODEL, shard
 from training import artifact
 from training.devices import build
+from training.kinship import KinshipConfig
 from training.pretraining import pretrain
 from training.shards import TokenSet
 from training.start import Start, drawn_from, read_start
@@ -127,3 +129,29 @@ def test_settings_that_contradict_are_refused(tmp_path: Path) -> None:
         pretrain(MODEL, sets(), STILL, tmp_path)
     with pytest.raises(ValueError, match="begin is None, and a start"):
         pretrain(MODEL, sets(), FAST, tmp_path, start=start_of(Transformer(MODEL)))
+
+
+def test_training_the_decoder_alone_leaves_the_encoder_as_it_began(tmp_path: Path) -> None:
+    first, _ = pretrain(MODEL, sets(), FAST, tmp_path / "first")
+    settings = replace(FAST, begin="the first", train_only="decoder")
+    after, _ = pretrain(MODEL, sets(), settings, tmp_path / "again", start=start_of(first))
+    before = dict(first.named_parameters())
+    changed = {name for name, each in after.named_parameters() if not each.equal(before[name])}
+
+    assert changed
+    assert all(name.startswith(("decoder", "mask_token")) for name in changed)
+    assert not any(name.endswith("mod_emb") for name in changed)  # the encoder has it too
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({}, "name the encoder with begin"),
+        ({"begin": "first", "kinship": KinshipConfig()}, "kinship teaches the encoder"),
+    ],
+)
+def test_training_the_decoder_alone_needs_an_encoder_and_no_kinship(
+    changes: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        replace(FAST, train_only="decoder", **changes)

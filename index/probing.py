@@ -3,7 +3,8 @@
 How far to look is an `Effort`: from how many rows codes are compared, and how many of the best are
 compared again by their vectors. Where only some rows are allowed, lists without one are passed over
 and the others are looked into until as many *allowed* rows have been compared: a filter that
-follows the clusters of the data, as filters in astronomy do, then costs no recall.
+follows the clusters of the data, as filters in astronomy do, then costs no recall. Where that means
+to pass far more rows than are allowed, each allowed row is looked at instead.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from index.codec import CodecConfig
 from index.mapped_vectors import MappedVectors
 
 GRAPH_PROBES = 48  # up to here lists are looked for in the graph where there is one
+LOOK_COST = 4  # codes that are passed in the time that one allowed row is looked at
 SURE = 8  # allowed rows compared for each that an unfiltered search would compare
 
 
@@ -31,7 +33,7 @@ class Effort:
     depth: int  # candidates compared by their vectors, for each result asked for
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Allowed:
     """Rows that may be found, and how many of them each list has; made once for many queries."""
 
@@ -39,6 +41,11 @@ class Allowed:
     num_rows: int
     num_in_list: Int64[ndarray, " list"]
     bits: ndarray  # packed, as FAISS reads them
+
+    @cached_property
+    def numbers(self) -> Int64[ndarray, " allowed"]:
+        """Of the rows that may be found."""
+        return np.flatnonzero(self.rows)
 
 
 class Lists:
@@ -78,6 +85,10 @@ class Lists:
                 rows = faiss.rev_swig_ptr(self.ivf.invlists.get_ids(number), size)
                 lists[rows] = number
         return lists
+
+    @cached_property
+    def _list_sizes(self) -> Int64[ndarray, " list"]:
+        return np.bincount(self.list_of_row, minlength=self.config.num_lists)
 
     def allow(self, rows: Bool[ndarray, " row"]) -> Allowed:
         """What `candidates` needs to know of a filter."""
@@ -163,6 +174,10 @@ class Lists:
             order = np.argsort(-score)
             reached = np.cumsum(allowed.num_in_list[there[order]])
             order = order[: 1 + int(np.searchsorted(reached, enough))]
+            if self._list_sizes[there[order]].sum() > LOOK_COST * allowed.num_rows:
+                rows = self.vectors.candidates(queries[i : i + 1], num, rows=allowed.numbers)[0]
+                self._rank(queries[i], rows, found[i])
+                continue
             rows = self._probe(turned[i], there[order], score[order], depth, selector)
             self._rank(queries[i], rows, found[i])
         return found

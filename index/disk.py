@@ -123,9 +123,9 @@ def read_array(path: Path, *, mapped: bool = False) -> ndarray:
         raise VersionCorrupt(f"{path} is damaged: {error}") from error
 
 
-def write_table(path: Path, table: pa.Table) -> None:
+def write_table(path: Path, table: pa.Table, *, rows_a_group: int | None = None) -> None:
     with new_file(path) as handle:
-        pq.write_table(table, handle, compression="zstd")
+        pq.write_table(table, handle, compression="zstd", row_group_size=rows_a_group)
 
 
 def sha256_of(path: Path) -> str:

@@ -104,9 +104,14 @@ def write_partitions(
         if old is not None and old.num_objects == len(rows) and not changed[rows].any():
             partitions.append(old)
             continue
-        file = _write(sky / "objects", cell, objects.take(pa.array(rows)))
-        partitions.append(Partition(cell, str(file.relative_to(sky)), len(rows)))
+        partitions.append(write_partition(sky, cell, objects.take(pa.array(rows))))
     return tuple(partitions)
+
+
+def write_partition(sky: Path, cell: Cell, objects: pa.Table) -> Partition:
+    """Write the objects of a cell."""
+    file = _write(sky / "objects", cell, objects)
+    return Partition(cell, str(file.relative_to(sky)), objects.num_rows)
 
 
 def _write(folder: Path, cell: Cell, objects: pa.Table) -> Path:
@@ -124,20 +129,27 @@ def _write(folder: Path, cell: Cell, objects: pa.Table) -> Path:
     return file
 
 
+def read_columns(sky: Path, partition: Partition, names: list[str] | None) -> pa.Table:
+    """Some columns of a file of the object table; None: all.
+
+    Raises:
+        VersionCorrupt: it is missing or damaged.
+    """
+    path = sky / partition.file
+    try:
+        table = pq.ParquetFile(path).read(names)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise VersionCorrupt(f"{path} is damaged: {error}") from error
+    if table.num_rows != partition.num_objects:
+        raise VersionCorrupt(
+            f"{path}: expected {partition.num_objects} objects, got {table.num_rows}"
+        )
+    return table
+
+
 def read_partitions(sky: Path, partitions: tuple[Partition, ...]) -> pa.Table:
     """The whole object table, ordered by key."""
-    tables = []
-    for partition in partitions:
-        path = sky / partition.file
-        try:
-            table = pq.ParquetFile(path).read()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise VersionCorrupt(f"{path} is damaged: {error}") from error
-        if table.num_rows != partition.num_objects:
-            raise VersionCorrupt(
-                f"{path}: expected {partition.num_objects} objects, got {table.num_rows}"
-            )
-        tables.append(table)
+    tables = [read_columns(sky, partition, None) for partition in partitions]
     if not tables:
         return pa.schema(OBJECT_FIELDS | CATALOGUE).empty_table()
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()

@@ -34,6 +34,7 @@ from index.errors import VersionCorrupt
 from index.probing import Lists
 
 RESIDENT_ROWS = 200_000  # up to here a segment is held in memory as float32
+ROWS_A_GROUP = 16_384  # of rows.parquet, which are read together
 BLOCK_ROWS = 65_536  # rows read, transformed or scanned at a time
 FILES = ("vectors.npy", "object_key.npy", "rows.parquet")
 INDEX = "index.faiss"
@@ -142,6 +143,27 @@ class Segment:
             table = table.append_column("precision", same)
         return table.add_column(0, "object_key", pa.array(self.object_key))
 
+    def rows_at(self, rows: Int64[ndarray, " n"]) -> pa.Table:
+        """Some rows, in the order asked for; only the row groups that hold one are read."""
+        path = self.folder / "rows.parquet"
+        try:
+            file = pq.ParquetFile(path)
+            about = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            ends = np.cumsum([each.num_rows for each in about])
+            groups = np.searchsorted(ends, rows, side="right")
+            wanted = np.unique(groups)
+            table = file.read_row_groups(wanted.tolist())
+        except (pa.ArrowInvalid, OSError, IndexError) as error:
+            raise VersionCorrupt(f"{path} is damaged: {error}") from error
+        sizes = np.diff(ends, prepend=0)
+        starts = np.zeros(len(sizes), np.int64)  # of groups in what was read
+        starts[wanted] = np.cumsum(sizes[wanted]) - sizes[wanted]
+        table = table.take(pa.array(starts[groups] + rows - (ends - sizes)[groups]))
+        if "precision" not in table.column_names:
+            same = pa.array(self.encoder_precisions * len(rows), pa.string())
+            table = table.append_column("precision", same)
+        return table.add_column(0, "object_key", pa.array(self.object_key[rows]))
+
     def _load(self, name: str, shape: tuple[int, ...]) -> ndarray:
         array = disk.read_array(self.folder / name, mapped=True)
         if array.shape != shape:
@@ -190,7 +212,7 @@ def write_segment(
             dtype=np.dtype(np.float16),
         )
         disk.write_array(temporary / "object_key.npy", keys)
-        disk.write_table(temporary / "rows.parquet", rows)
+        disk.write_table(temporary / "rows.parquet", rows, rows_a_group=ROWS_A_GROUP)
         head: dict[str, object] = {
             "view": view,
             "num_rows": len(keys),

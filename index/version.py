@@ -16,6 +16,7 @@ from mocpy import MOC
 from numpy import ndarray
 
 from index import disk, lease, search
+from index.directory import Directory
 from index.errors import UnknownObject, VersionCorrupt
 from index.filtering import Filter, Filters, Live
 from index.footprint import read_footprint
@@ -219,6 +220,55 @@ class Version:
             table = table.add_column(1, "view", view)
             tables.append(table if live.alive is None else table.filter(pa.array(live.alive)))
         return pa.concat_tables(tables, promote_options="permissive")
+
+    def row_columns(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of all live rows, line by line as in `all_rows`, which reads every one."""
+        known = self._row_columns
+        missing = [name for name in names if name not in known]
+        if missing:
+            tables = [self._columns_of(live, missing) for live in self.segments]
+            table = pa.concat_tables(tables, promote_options="permissive")
+            known.update({name: table[name] for name in missing})
+        return pa.table({name: known[name] for name in names})
+
+    @cached_property
+    def _row_columns(self) -> dict[str, pa.ChunkedArray]:
+        return {}
+
+    def _columns_of(self, live: Live, names: list[str]) -> pa.Table:
+        num, same = live.segment.num_rows, pa.scalar(live.segment.view, pa.string())
+        stored = [name for name in names if name not in ("object_key", "view")]
+        table = live.segment.rows(stored) if stored else None
+        columns: dict[str, pa.Array | pa.ChunkedArray] = {}
+        for name in names:
+            if name == "object_key":
+                columns[name] = pa.array(live.segment.object_key)
+            elif name == "view":
+                columns[name] = pa.repeat(same, num)
+            else:
+                assert table is not None
+                columns[name] = table[name]
+        found = pa.table(columns)
+        return found if live.alive is None else found.filter(pa.array(live.alive))
+
+    def rows_at(self, lines: Int64[ndarray, " n"]) -> pa.Table:
+        """Some lines of `all_rows`, ascending; of files only what holds them is read.
+
+        Catalogue columns that no segment of these lines has are not there.
+        """
+        of_segment, row = self.row_places
+        tables = []
+        for number in np.unique(of_segment[lines]).tolist():
+            segment = self.segments[number].segment
+            table = segment.rows_at(row[lines[of_segment[lines] == number]])
+            view = pa.repeat(pa.scalar(segment.view, pa.string()), table.num_rows)
+            tables.append(table.add_column(1, "view", view))
+        return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+
+    @cached_property
+    def directory(self) -> Directory:
+        """Keys and ids of all objects, without the rest of the table."""
+        return Directory.read(self.sky, self.manifest.partitions)
 
     @cached_property
     def live_keys(self) -> tuple[Int64[ndarray, " row"], ...]:

@@ -143,8 +143,13 @@ class Segment:
             table = table.append_column("precision", same)
         return table.add_column(0, "object_key", pa.array(self.object_key))
 
-    def rows_at(self, rows: Int64[ndarray, " n"]) -> pa.Table:
-        """Some rows, in the order asked for; only the row groups that hold one are read."""
+    def rows_at(self, rows: Int64[ndarray, " n"], columns: list[str] | None = None) -> pa.Table:
+        """Some rows, in the order asked for; only the row groups that hold one are read.
+
+        Args:
+            rows: Numbers of rows.
+            columns: To read, beside `object_key`; None: all.
+        """
         path = self.folder / "rows.parquet"
         try:
             file = pq.ParquetFile(path)
@@ -152,14 +157,14 @@ class Segment:
             ends = np.cumsum([each.num_rows for each in about])
             groups = np.searchsorted(ends, rows, side="right")
             wanted = np.unique(groups)
-            table = file.read_row_groups(wanted.tolist())
+            table = file.read_row_groups(wanted.tolist(), columns=columns)
         except (pa.ArrowInvalid, OSError, IndexError) as error:
             raise VersionCorrupt(f"{path} is damaged: {error}") from error
         sizes = np.diff(ends, prepend=0)
         starts = np.zeros(len(sizes), np.int64)  # of groups in what was read
         starts[wanted] = np.cumsum(sizes[wanted]) - sizes[wanted]
         table = table.take(pa.array(starts[groups] + rows - (ends - sizes)[groups]))
-        if "precision" not in table.column_names:
+        if "precision" not in table.column_names and (columns is None or "precision" in columns):
             same = pa.array(self.encoder_precisions * len(rows), pa.string())
             table = table.append_column("precision", same)
         return table.add_column(0, "object_key", pa.array(self.object_key[rows]))

@@ -251,16 +251,20 @@ class Version:
         found = pa.table(columns)
         return found if live.alive is None else found.filter(pa.array(live.alive))
 
-    def rows_at(self, lines: Int64[ndarray, " n"]) -> pa.Table:
+    def rows_at(self, lines: Int64[ndarray, " n"], columns: list[str] | None = None) -> pa.Table:
         """Some lines of `all_rows`, ascending; of files only what holds them is read.
 
         Catalogue columns that no segment of these lines has are not there.
+
+        Args:
+            lines: Numbers of lines.
+            columns: To read, beside `object_key` and `view`; None: all.
         """
         of_segment, row = self.row_places
         tables = []
         for number in np.unique(of_segment[lines]).tolist():
             segment = self.segments[number].segment
-            table = segment.rows_at(row[lines[of_segment[lines] == number]])
+            table = segment.rows_at(row[lines[of_segment[lines] == number]], columns)
             view = pa.repeat(pa.scalar(segment.view, pa.string()), table.num_rows)
             tables.append(table.add_column(1, "view", view))
         return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})

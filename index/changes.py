@@ -87,8 +87,12 @@ def find_changes(
     if read is None:
         return changes
     read = read.take(pc.sort_indices(read["file"]))  # stable: the order within a file stays
-    old = _old_rows(read, base=base)
-    names = _Names(read, base=base)
+    old: dict[Identity, _Old] = {}
+    names = _Names()
+    if base is not None:
+        lines, rows = _rows_of_ids(base, read)
+        old = _old_rows(lines, rows)
+        names.know(base, read, rows)
     read_from, read_again = _places(read, of=old) if old else (set(), set())
     first: dict[Identity, str] = {}
     accepted, keys, replaced = [], [], []
@@ -149,23 +153,24 @@ def _lines(read: pa.Table) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _old_rows(read: pa.Table, *, base: Version | None) -> dict[Identity, _Old]:
-    """Rows of the version that have the identity of one of these."""
-    if base is None:
-        return {}
-    known = base.row_columns(["object_key", *_KNOWN])
+def _rows_of_ids(base: Version, read: pa.Table) -> tuple[Int64[ndarray, " n"], pa.Table]:
+    """Lines of the version, and their rows, that have the source_id of one of these."""
+    known = base.row_columns(["source", "source_id"])
     mine = pc.and_(
-        pc.and_(
-            pc.is_in(known["survey"], pc.unique(read["survey"])),
-            pc.not_equal(known["source"], ""),
-        ),
+        pc.not_equal(known["source"], ""),
         pc.is_in(known["source_id"], pc.unique(read["source_id"])),
     )
     lines = np.flatnonzero(mine.to_numpy(zero_copy_only=False))
+    if not len(lines):
+        return lines, pa.table({})
+    return lines, base.rows_at(lines, list(_KNOWN)).select(["object_key", *_KNOWN])
+
+
+def _old_rows(lines: Int64[ndarray, " n"], rows: pa.Table) -> dict[Identity, _Old]:
+    """Rows of the version by identity."""
     old: dict[Identity, _Old] = {}
-    for line, row in zip(lines, known.take(pa.array(lines)).to_pylist(), strict=True):
-        found = old.setdefault(identity_of(row), _Old([], row["object_key"], row))
-        found.lines.append(int(line))
+    for line, row in zip(lines.tolist(), rows.to_pylist(), strict=True):
+        old.setdefault(identity_of(row), _Old([], row["object_key"], row)).lines.append(line)
     return old
 
 
@@ -182,22 +187,19 @@ def _places(
 class _Names:
     """Object ids of rows, and the keys of those that the version has."""
 
-    def __init__(self, read: pa.Table, *, base: Version | None) -> None:
+    def __init__(self) -> None:
         self.keys: dict[str, int] = {}  # object_id -> object_key
         self.taken: dict[str, str] = {}  # id -> the survey that uses it for its own rows
         self.own: dict[tuple[str, str], str] = {}  # (survey, source_id) -> object_id it has already
-        if base is None:
-            return
-        source_ids = pc.unique(read["source_id"])
+
+    def know(self, base: Version, read: pa.Table, rows: pa.Table) -> None:
+        """Take in what the version has; `rows` are those of it with a source_id that was read."""
         prefixed = pc.binary_join_element_wise(read["survey"], read["source_id"], ":")
         candidates = pa.chunked_array([*read["object_id"].chunks, *prefixed.chunks], pa.string())
         self.keys = base.directory.keys_of(pc.unique(candidates))
-        known = base.row_columns(["object_key", "survey", "source", "source_id", "object_id"])
-        natural = pc.and_(
-            pc.equal(known["object_id"], known["source_id"]),
-            pc.and_(pc.not_equal(known["source"], ""), pc.is_in(known["source_id"], source_ids)),
-        )
-        columns = known.filter(natural).select(["object_key", "survey", "source_id"])
+        if not rows.num_rows:
+            return
+        columns = rows.filter(pc.equal(rows["object_id"], rows["source_id"]))
         ids = base.directory.ids_of(columns["object_key"].to_numpy())
         for line, object_id in zip(columns.to_pylist(), ids, strict=True):
             self.own.setdefault((line["survey"], line["source_id"]), object_id)

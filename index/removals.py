@@ -60,7 +60,7 @@ def find_removals(
     found = _identities(read, {file.number: key for key, file in again.items()})
     goes: list[int] = []
     missing: dict[InputKey, list[int]] = {}
-    for line, row in zip(lines.tolist(), rows.take(pa.array(lines)).to_pylist(), strict=True):
+    for line, row in zip(lines.tolist(), rows.to_pylist(), strict=True):
         key = (row["reader"], row["source"])
         if key in gone:
             goes.append(line)

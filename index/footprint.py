@@ -59,15 +59,23 @@ def changed_footprint(
         went: Cells in which an object was that went or changed.
         came: Cells in which an object is that came or changed.
     """
-    came, went = np.unique(came), np.unique(went)
-    left = went[~np.isin(went, there)]  # nobody is there any more
+    came, went, there = np.unique(came), np.unique(went), np.sort(there)
+    left = went[~_among(went, there)]  # nobody is there any more
     if len(left):
         # add_neighbours changes the MOC itself
         unsure = _as_moc(left).add_neighbours()
         around = _as_cells(_as_moc(_as_cells(unsure)).add_neighbours())
-        still = _as_moc(around[np.isin(around, there)]).add_neighbours()
+        still = _as_moc(around[_among(around, there)]).add_neighbours()
         before = before.difference(unsure).union(still)
     return before.union(_as_moc(came).add_neighbours()) if len(came) else before
+
+
+def _among(cells: Int64[ndarray, " n"], there: Int64[ndarray, " m"]) -> Bool[ndarray, " n"]:
+    """Which cells are among many that ascend; np.isin would look at all of these, one by one."""
+    if not len(there):
+        return np.zeros(len(cells), bool)
+    place = np.minimum(np.searchsorted(there, cells), len(there) - 1)
+    return there[place] == cells
 
 
 def _as_moc(cells: Int64[ndarray, " n"]) -> MOC:

@@ -320,7 +320,7 @@ def _objects(version: Version | None, draft: Draft | None) -> tuple[Named, Named
         return came, none, Named.of(version.directory.ids_of(known))
     keys = version.row_columns(["object_key"])["object_key"].to_numpy()
     touched = np.unique(keys[gone])
-    left = np.union1d(np.intersect1d(touched, keys[~gone]), new)
+    left = np.union1d(touched[np.isin(touched, keys[~gone])], new)
     went = np.setdiff1d(touched, left)
     changed = np.setdiff1d(np.union1d(touched, new), went)
     changed = np.setdiff1d(changed, np.fromiter(draft.changes.new_ids, np.int64))

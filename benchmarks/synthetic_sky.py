@@ -43,7 +43,7 @@ from index.manifest import (
     write_head,
 )
 from index.objects import CATALOGUE, OBJECT_FIELDS, ROW_FIELDS, healpix_cells
-from index.partitions import Partition, write_partitions
+from index.partitions import Partition, divide, write_partition
 from index.segment import Segment, write_segment
 from index.versions import publish
 
@@ -228,7 +228,11 @@ def _objects(
         columns |= {name: pa.nulls(len(keys), kind) for name, kind in CATALOGUE.items()}
         columns |= {name: pa.array(drawing.attributes[name][keys]) for name in ATTRIBUTES}
         assert list(columns)[: len(OBJECT_FIELDS)] == list(OBJECT_FIELDS)
-        partitions += write_partitions(sky, pa.table(columns), before=(), touched=keys)
+        table = pa.table(columns)
+        partitions += [
+            write_partition(sky, cell, table.take(pa.array(lines)))
+            for cell, lines in divide(cells[keys])
+        ]
     return tuple(partitions)
 
 

@@ -127,7 +127,7 @@ def build(
 
 def _run(update: Update, survey: str, files: Sequence[str]) -> BuildReport:
     base = update.base.version
-    draft = update.prepare([update.sort_files(survey, files)])
+    draft = update.prepare(update.read([update.sort_files(survey, files)]))
     if base is None and draft.changes.rows is None:
         raise ValueError(nothing_usable(len(files), draft.skipped))
     notes = draft.notes

@@ -11,7 +11,7 @@ Rows go only where a caller says which files are gone and that rows may go (nigh
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,8 @@ _KNOWN = (
     "source_part",
     "fingerprint",
 )
+_SHARED = ("reader", "survey", "release", "source")
+LINES_AT_ONCE = 16_384
 ALREADY_READ = "was already read from"  # then the file: inputs whose rows stood behind its own
 
 Identity = tuple[str, str, str]  # survey, release, source_id
@@ -81,18 +83,20 @@ def find_changes(
     """
     changes = Changes(None, np.empty(0, np.int64), {}, next_key)
     if anew and base is not None:
-        changes.replaced = np.arange(base.all_rows.num_rows)
+        changes.replaced = np.arange(base.manifest.num_rows)
     if read is None:
         return changes
     read = read.take(pc.sort_indices(read["file"]))  # stable: the order within a file stays
-    rows = read.select(["file", *_KNOWN]).to_pylist()
-    old = _old_rows(rows, base=base)
-    names = _Names(rows, base=base)
-    read_from = {(*identity_of(row), row["source"]) for row in rows}
-    read_again = {row["source"] for row in rows}
+    old: dict[Identity, _Old] = {}
+    names = _Names()
+    if base is not None:
+        lines, rows = _rows_of_ids(base, read)
+        old = _old_rows(lines, rows)
+        names.know(base, read, rows)
+    read_from, read_again = _places(read, of=old) if old else (set(), set())
     first: dict[Identity, str] = {}
     accepted, keys, replaced = [], [], []
-    for i, row in enumerate(rows):
+    for i, row in enumerate(_lines(read)):
         identity = identity_of(row)
         if identity in first:
             _leave_out(changes, row, first[identity])
@@ -139,52 +143,64 @@ def identity_of(row: dict[str, Any]) -> Identity:
     return row["survey"], row["release"], row["source_id"]
 
 
-def _old_rows(rows: Sequence[dict[str, Any]], *, base: Version | None) -> dict[Identity, _Old]:
-    """Rows of the version that have the identity of one of these."""
-    if base is None:
-        return {}
-    known = base.all_rows
+def _lines(read: pa.Table) -> Iterator[dict[str, Any]]:
+    """Rows one by one; a million of them as objects at once take more than a gigabyte."""
+    same: dict[str, str] = {}  # what thousands of rows share is held once
+    for batch in read.select(["file", *_KNOWN]).to_batches(max_chunksize=LINES_AT_ONCE):
+        for row in batch.to_pylist():
+            for name in _SHARED:
+                row[name] = same.setdefault(row[name], row[name])
+            yield row
+
+
+def _rows_of_ids(base: Version, read: pa.Table) -> tuple[Int64[ndarray, " n"], pa.Table]:
+    """Lines of the version, and their rows, that have the source_id of one of these."""
+    known = base.row_columns(["source", "source_id"])
     mine = pc.and_(
-        pc.and_(
-            pc.is_in(known["survey"], pa.array([row["survey"] for row in rows])),
-            pc.not_equal(known["source"], ""),
-        ),
-        pc.is_in(known["source_id"], pa.array([row["source_id"] for row in rows])),
+        pc.not_equal(known["source"], ""),
+        pc.is_in(known["source_id"], pc.unique(read["source_id"])),
     )
     lines = np.flatnonzero(mine.to_numpy(zero_copy_only=False))
+    if not len(lines):
+        return lines, pa.table({})
+    return lines, base.rows_at(lines, list(_KNOWN)).select(["object_key", *_KNOWN])
+
+
+def _old_rows(lines: Int64[ndarray, " n"], rows: pa.Table) -> dict[Identity, _Old]:
+    """Rows of the version by identity."""
     old: dict[Identity, _Old] = {}
-    for line, row in zip(
-        lines, known.select(["object_key", *_KNOWN]).take(pa.array(lines)).to_pylist(), strict=True
-    ):
-        found = old.setdefault(identity_of(row), _Old([], row["object_key"], row))
-        found.lines.append(int(line))
+    for line, row in zip(lines.tolist(), rows.to_pylist(), strict=True):
+        old.setdefault(identity_of(row), _Old([], row["object_key"], row)).lines.append(line)
     return old
+
+
+def _places(
+    read: pa.Table, *, of: Collection[Identity]
+) -> tuple[set[tuple[str, str, str, str]], set[str]]:
+    """Where rows of these identities were read, and all files that were read."""
+    read_from = {
+        (*identity_of(row), row["source"]) for row in _lines(read) if identity_of(row) in of
+    }
+    return read_from, set(pc.unique(read["source"]).to_pylist())
 
 
 class _Names:
     """Object ids of rows, and the keys of those that the version has."""
 
-    def __init__(self, rows: Sequence[dict[str, Any]], *, base: Version | None) -> None:
+    def __init__(self) -> None:
         self.keys: dict[str, int] = {}  # object_id -> object_key
         self.taken: dict[str, str] = {}  # id -> the survey that uses it for its own rows
         self.own: dict[tuple[str, str], str] = {}  # (survey, source_id) -> object_id it has already
-        if base is None:
+
+    def know(self, base: Version, read: pa.Table, rows: pa.Table) -> None:
+        """Take in what the version has; `rows` are those of it with a source_id that was read."""
+        prefixed = pc.binary_join_element_wise(read["survey"], read["source_id"], ":")
+        candidates = pa.chunked_array([*read["object_id"].chunks, *prefixed.chunks], pa.string())
+        self.keys = base.known_keys(pc.unique(candidates).to_pylist())
+        if not rows.num_rows:
             return
-        source_ids = list(dict.fromkeys(row["source_id"] for row in rows))
-        candidates = [row["object_id"] for row in rows]
-        candidates += [f"{row['survey']}:{row['source_id']}" for row in rows]
-        self.keys = base.known_keys(list(dict.fromkeys(candidates)))
-        known = base.all_rows
-        natural = pc.and_(
-            pc.equal(known["object_id"], known["source_id"]),
-            pc.and_(
-                pc.not_equal(known["source"], ""),
-                pc.is_in(known["source_id"], pa.array(source_ids)),
-            ),
-        )
-        columns = known.filter(natural).select(["object_key", "survey", "source_id"])
-        keys = columns["object_key"].to_numpy()
-        ids = base.objects(keys, ["object_id"])["object_id"].to_pylist()
+        columns = rows.filter(pc.equal(rows["object_id"], rows["source_id"]))
+        ids = base.ids_of(columns["object_key"].to_numpy())
         for line, object_id in zip(columns.to_pylist(), ids, strict=True):
             self.own.setdefault((line["survey"], line["source_id"]), object_id)
             if object_id == line["source_id"]:

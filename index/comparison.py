@@ -13,21 +13,23 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from index import disk
 from index.building import list_files
-from index.changes import ALREADY_READ
 from index.embedding import InputFile
+from index.empty_files import EmptyFile, stands_behind
 from index.inputs import Input, printable
 from index.removals import InputKey
 from index.updating import SurveyFiles
 from training import surveys
+from training.observations import Skipped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,7 @@ class Comparison:
     outages: tuple[Outage, ...]
     num_same: int
     new: frozenset[InputKey]  # of those to read, what the manifest does not know
+    left_alone: tuple[InputKey, ...] = ()  # that were read in vain before, see empty_files.py
 
     @property
     def is_empty(self) -> bool:
@@ -92,7 +95,12 @@ class _Known:
 
 
 def compare(
-    sources: Sequence[Source], *, sky: Path, inputs: Path | None, anew: bool = False
+    sources: Sequence[Source],
+    *,
+    sky: Path,
+    inputs: Path | None,
+    empty: Mapping[InputKey, EmptyFile] = MappingProxyType({}),
+    anew: bool = False,
 ) -> Comparison:
     """Look at every source.
 
@@ -100,6 +108,7 @@ def compare(
         sources: All there are.
         sky: Its own files are none of a survey's.
         inputs: Input manifest of the version before; None: there is none.
+        empty: Files that gave no row when they were read.
         anew: Every file is to be read, also where nothing in it changed.
 
     Raises:
@@ -119,11 +128,17 @@ def compare(
     gone, more = _gone(sources, out, listed, known)
     outages += more
     touched: set[str] = set()
+    left_alone: tuple[InputKey, ...] = ()
     if anew:
         changed = list(listed)
     else:
-        changed = [key for key in listed if not _same(key, known)]
-        touched = {path for _, path in gone} | {path for _, path in changed}
+        differ = [key for key in listed if not _same(key, known)]
+        settled = {key for key in differ if key not in known.places and _is_settled(key, empty)}
+        touched = {path for _, path in gone} | {key[1] for key in differ if key not in settled}
+        there = {path for _, path in known.places} - touched
+        alone = {key for key in settled if empty[key].stands_behind <= there}
+        left_alone = tuple(key for key in differ if key in alone)
+        changed = [key for key in differ if key not in alone]
         changed += [key for key in _left_out_for(touched, known) if key in listed]
     return Comparison(
         parts=_parts(list(dict.fromkeys(changed)), touched, known),
@@ -131,6 +146,7 @@ def compare(
         outages=tuple(outages),
         num_same=len(listed) - len(set(changed)),
         new=frozenset(key for key in changed if key not in known.places),
+        left_alone=left_alone,
     )
 
 
@@ -241,6 +257,11 @@ def _same(key: InputKey, known: _Known) -> bool:
     return Input.from_line(line).unchanged(_beside(key))
 
 
+def _is_settled(key: InputKey, empty: Mapping[InputKey, EmptyFile]) -> bool:
+    known = empty.get(key)
+    return known is not None and known.is_settled and known.found.unchanged(_beside(key))
+
+
 def _beside(key: InputKey) -> tuple[str, ...]:
     survey, path = key
     # opening a pipe would wait for ever
@@ -257,9 +278,7 @@ def _left_out_for(touched: set[str], known: _Known) -> list[InputKey]:
     return [
         (line["survey"], line["path"])
         for line in lines
-        if any(
-            each["reason"].rpartition(f" {ALREADY_READ} ")[2] in touched for each in line["skipped"]
-        )
+        if touched & stands_behind([Skipped(**each) for each in line["skipped"]])
     ]
 
 

@@ -39,6 +39,7 @@ FILES_PER_TASK = 64
 LARGE_FILE_BYTES = 4 << 20  # a task of its own
 FLUSH_SECONDS = 10.0  # what a killed build may have to embed again
 NO_VIEW = "the encoder has no view for it"
+FEW_TABLES = 256  # of rows of a batch each, that wait to be put together
 FEW_FILES = 16  # up to here starting processes costs more than it saves
 
 Progress = Callable[[str, int, int], None]
@@ -164,7 +165,7 @@ def embed_files(
     """
     num_workers = choose_workers(num_workers, len(files))
     tasks = deque(_file_tasks(files, _num_at_once(num_workers, job.cluster if files else None)))
-    rows: list[tuple[list[InputFile], pa.Table]] = []  # of each task
+    rows = _Rows()
     refused: list[tuple[int, Skipped]] = []
     unseen: dict[tuple[int, str], Unseen] = {}
     finished: dict[int, ReadFile] = {}
@@ -177,10 +178,7 @@ def embed_files(
     for task, piece in stream(work, tasks, job=job, num_workers=num_workers):
         if isinstance(piece, workers.Died):
             left = [file for file in task if file.number not in finished]
-            numbers = pa.array([file.number for file in left], pa.int64())
-            rows = [
-                (mine, _without(table, numbers) if mine is task else table) for mine, table in rows
-            ]
+            rows.remove([file.number for file in left])
             if len(task) > 1:
                 tasks.extend([file] for file in left)
             else:
@@ -190,7 +188,7 @@ def embed_files(
             _check_measured(vectors, job, task)
             add_vectors(store, vectors)
         if piece.rows is not None:
-            rows.append((task, piece.rows))
+            rows.add(piece.rows)
         refused.extend(piece.refused)
         for (number, kinds), more in piece.unseen.items():
             _count(unseen, number, kinds, more)
@@ -208,9 +206,8 @@ def embed_files(
     for number, skipped in refused:
         file = finished[number]
         finished[number] = replace(file, skipped=(*file.skipped, skipped))
-    tables = [table for _, table in rows if table.num_rows]
     return Reading(
-        rows=pa.concat_tables(tables, promote_options="permissive") if tables else None,
+        rows=rows.together(),
         files=[finished[number] for number in sorted(finished)],
         num_embedded=num_embedded,
         below_range=below_range,
@@ -239,8 +236,37 @@ def _given_up(file: InputFile, died: workers.Died) -> tuple[int, ReadFile]:
     return file.number, ReadFile(file.number, file.path, 0, 0, "", 0, skipped)
 
 
-def _without(table: pa.Table, numbers: pa.Array) -> pa.Table:
-    return table.filter(pc.invert(pc.is_in(table["file"], numbers)))
+class _Rows:
+    """Rows as they come: thousands of small tables take ten times the memory of a large one."""
+
+    def __init__(self) -> None:
+        self._small: list[pa.Table] = []
+        self._large: list[pa.Table] = []
+
+    def add(self, table: pa.Table) -> None:
+        self._small.append(table)
+        if len(self._small) >= FEW_TABLES:
+            self._put_together()
+
+    def remove(self, files: Sequence[int]) -> None:
+        """Take away the rows of some files, by number."""
+        self._put_together()
+        numbers = pa.array(files, pa.int64())
+        self._large = [
+            table.filter(pc.invert(pc.is_in(table["file"], numbers))) for table in self._large
+        ]
+
+    def together(self) -> pa.Table | None:
+        """All rows in the order in which they came; None: there are none."""
+        self._put_together()
+        tables = [table for table in self._large if table.num_rows]
+        return pa.concat_tables(tables, promote_options="permissive") if tables else None
+
+    def _put_together(self) -> None:
+        if self._small:
+            table = pa.concat_tables(self._small, promote_options="permissive")
+            self._large.append(table.combine_chunks())
+            self._small = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +357,6 @@ def _embed(batch: Batch, *, encoder: Encoder, store: Store, reader: str) -> Piec
     """Embed what the store lacks; rows and vectors of a batch."""
     piece = Piece(files=batch.files)
     seen: list[tuple[int, Observation, tuple[str, ...]]] = []
-    fresh: list[Observation] = []
     for number, observation in batch.observations:
         views = encoder.views(observation)
         if not views:
@@ -341,8 +366,10 @@ def _embed(batch: Batch, *, encoder: Encoder, store: Store, reader: str) -> Piec
             _count(piece.unseen, number, seen_as, one)
             continue
         seen.append((number, observation, views))
-        if not all(store.has(view, [observation.fingerprint])[0] for view in views):
-            fresh.append(observation)
+    known = _stored(seen, store)
+    fresh = [
+        each for _, each, views in seen if not all((each.fingerprint, v) in known for v in views)
+    ]
     vectors, below_range, refused = embed_each(fresh, encoder)
     piece.vectors += vectors
     piece.below_range.update(below_range)
@@ -354,6 +381,22 @@ def _embed(batch: Batch, *, encoder: Encoder, store: Store, reader: str) -> Piec
     if kept:
         piece.rows = as_rows(kept, reader=reader)
     return piece
+
+
+def _stored(
+    seen: Sequence[tuple[int, Observation, tuple[str, ...]]], store: Store
+) -> set[tuple[str, str]]:
+    """Fingerprint and view of what the store has."""
+    asked: dict[str, list[str]] = {}
+    for _, observation, views in seen:
+        for view in views:
+            asked.setdefault(view, []).append(observation.fingerprint)
+    return {
+        (name, view)
+        for view, names in asked.items()
+        for name, there in zip(names, store.has(view, names), strict=True)
+        if there
+    }
 
 
 def _count(unseen: dict[tuple[int, str], Unseen], number: int, kinds: str, more: Unseen) -> None:

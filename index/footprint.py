@@ -14,9 +14,10 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 from astropy import units
 from astropy.coordinates import Latitude, Longitude
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from mocpy import MOC
 from numpy import ndarray
 
@@ -36,6 +37,60 @@ def cells_of(ra_deg: Float64[ndarray, " n"], dec_deg: Float64[ndarray, " n"]) ->
     longitude = Longitude(ra_deg * units.deg)
     latitude = Latitude(dec_deg * units.deg)
     return MOC.from_lonlat(longitude, latitude, max_norder=ORDER)
+
+
+def footprint_of(cells: Int64[ndarray, " n"]) -> MOC:
+    """The footprint of objects in these cells of order 10, in which one may be named often."""
+    return _as_moc(cells).add_neighbours()
+
+
+def coarse_cells(healpix_29: Int64[ndarray, " n"]) -> Int64[ndarray, " m"]:
+    """Cells of order 10 of some cells of order 29; -1, which is none, is left out."""
+    return healpix_29[healpix_29 >= 0] >> 2 * (29 - ORDER)
+
+
+def changed_footprint(
+    before: MOC,
+    *,
+    there: Int64[ndarray, " n"],
+    went: Int64[ndarray, " m"],
+    came: Int64[ndarray, " k"],
+) -> MOC:
+    """A footprint after some objects went and others came; the same as one made anew.
+
+    Args:
+        before: Footprint with the objects that went, and without those that came.
+        there: Cells of order 10 of all objects that there are now.
+        went: Cells in which an object was that went or changed.
+        came: Cells in which an object is that came or changed.
+    """
+    came, went, there = np.unique(came), np.unique(went), np.sort(there)
+    left = went[~_among(went, there)]  # nobody is there any more
+    if len(left):
+        # add_neighbours changes the MOC itself
+        unsure = _as_moc(left).add_neighbours()
+        around = _as_cells(_as_moc(_as_cells(unsure)).add_neighbours())
+        still = _as_moc(around[_among(around, there)]).add_neighbours()
+        before = before.difference(unsure).union(still)
+    return before.union(_as_moc(came).add_neighbours()) if len(came) else before
+
+
+def _among(cells: Int64[ndarray, " n"], there: Int64[ndarray, " m"]) -> Bool[ndarray, " n"]:
+    """Which cells are among many that ascend; np.isin would look at all of these, one by one."""
+    if not len(there):
+        return np.zeros(len(cells), bool)
+    place = np.minimum(np.searchsorted(there, cells), len(there) - 1)
+    return there[place] == cells
+
+
+def _as_moc(cells: Int64[ndarray, " n"]) -> MOC:
+    depth = np.full(len(cells), ORDER, np.uint8)
+    return MOC.from_healpix_cells(cells.astype(np.uint64), depth, max_depth=ORDER)
+
+
+def _as_cells(moc: MOC) -> Int64[ndarray, " n"]:
+    found: ndarray = moc.flatten()
+    return np.unique(found.astype(np.int64))
 
 
 def covers(

@@ -3,7 +3,8 @@
 A file is unchanged when its size and time of modification are those written down; else its content
 is hashed, and the same content is not read either. The same holds for its companions, the other
 files that its reader opens with it (redshifts beside spectra, one band beside another). A file
-that gave the version no row is not written down: it is tried again by every build.
+that gave the version no row is not written down: it is tried again by every build, and by nightlies
+until two found the same (empty_files.py).
 """
 
 from __future__ import annotations

@@ -7,13 +7,14 @@ joint rows of its observations come back from the store.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 from numpy import ndarray
 
 from index.changes import Changes, by_view
@@ -21,7 +22,7 @@ from index.embedding import Job, Progress
 from index.joints import Joint, embed_joints, find_joints
 from index.store import Store
 from index.version import Version
-from index.writing import labelled, object_ids_of
+from index.writing import labelled, object_id_of
 from training.observations import Skipped
 
 _OBSERVATION = ("survey", "release", "source_id")
@@ -53,19 +54,20 @@ def plan_rows(
     # all_rows of a large version costs seconds; a version older than the field says None
     if base is not None and nothing_new and base.manifest.num_joint_left_out == 0:
         return RowPlan({}, np.zeros(base.manifest.num_rows, bool), 0, 0, [])
-    num_old = 0 if base is None else base.all_rows.num_rows
-    gone = np.zeros(num_old, bool)
+    gone = np.zeros(0 if base is None else base.manifest.num_rows, bool)
     gone[changes.gone] = True
     there = [labelled(table, view) for view, table in new.items()]
+    lines = np.empty(0, np.int64)
     if base is not None:
-        there.insert(0, base.all_rows.filter(pa.array(~gone)))
+        lines = _lines_of_interest(base, there, gone)
+        stay = lines[~gone[lines]]
+        if len(stay):
+            there.insert(0, base.rows_at(stay))
     if not there:
         return RowPlan(new, gone, 0, 0, [])
     rows = pa.concat_tables(there, promote_options="permissive")
-    ids = object_ids_of(base, changes)
-    names = dict(zip(ids["object_key"].to_pylist(), ids["object_id"].to_pylist(), strict=True))
-    joints = find_joints(rows, names)
-    have, single = _old_joints(base, joints, gone)
+    joints = find_joints(rows, partial(object_id_of, base, changes))
+    have, single = _old_joints(base, joints, gone, lines)
     if "joint" in new:
         of_one = pc.is_in(new["joint"]["object_key"], pa.array(list(joints), pa.int64()))
         new["joint"] = new["joint"].filter(pc.invert(of_one))
@@ -84,26 +86,42 @@ def plan_rows(
     stored = store.has("joint", [joint.task.fingerprint for joint in missing])
     made = [joint for joint, is_stored in zip(missing, stored, strict=True) if is_stored]
     if made:
-        schema = next(iter(new.values())).schema if new else _plain(base).schema
+        schema = next(iter(new.values())).schema if new else rows.drop_columns(["view"]).schema
         _add(new, "joint", pa.Table.from_pylist([joint.row() for joint in made], schema))
     new = {view: table for view, table in new.items() if table.num_rows}
     return RowPlan(new, gone, len(made), len(missing) - len(made), skipped)
 
 
+def _lines_of_interest(
+    base: Version, there: Sequence[pa.Table], gone: Bool[ndarray, " row"]
+) -> Int64[ndarray, " n"]:
+    """Lines of Version.all_rows of the objects whose joint rows may change."""
+    if base.manifest.num_joint_left_out != 0:  # of any object
+        return np.arange(len(gone))
+    keys = base.row_columns(["object_key"])["object_key"].to_numpy()
+    touched = [keys[gone], *(table["object_key"].to_numpy() for table in there)]
+    return np.flatnonzero(np.isin(keys, np.unique(np.concatenate(touched))))
+
+
 def _old_joints(
-    base: Version | None, joints: dict[int, Joint], gone: Bool[ndarray, " row"]
+    base: Version | None,
+    joints: dict[int, Joint],
+    gone: Bool[ndarray, " row"],
+    of_interest: Int64[ndarray, " n"],
 ) -> tuple[set[int], set[int]]:
     """Keys whose joint row stays, and keys that are of one survey again; marks what goes."""
     have: set[int] = set()
     single: set[int] = set()
     if base is None:
         return have, single
-    old = base.all_rows.select(["object_key", "view", "source", "fingerprint"])
+    names = ["object_key", "view", "source", "fingerprint"]
+    old = base.row_columns(names).take(pa.array(of_interest))
     is_joint = pc.equal(old["view"], "joint").to_numpy(zero_copy_only=False)
     of_several = pc.equal(old["source"], "").to_numpy(zero_copy_only=False)
     wanted = np.isin(old["object_key"].to_numpy(), np.fromiter(joints, np.int64, len(joints)))
-    lines = np.flatnonzero(is_joint & ~gone & (of_several | wanted))
-    for line, row in zip(lines, old.take(pa.array(lines)).to_pylist(), strict=True):
+    some = np.flatnonzero(is_joint & ~gone[of_interest] & (of_several | wanted))
+    lines = of_interest[some].tolist()
+    for line, row in zip(lines, old.take(pa.array(some)).to_pylist(), strict=True):
         key = row["object_key"]
         if key in joints and row["fingerprint"] == joints[key].task.fingerprint:
             have.add(key)
@@ -139,8 +157,3 @@ def _identity(line: dict[str, object]) -> tuple[object, ...]:
 def _add(new: dict[str, pa.Table], view: str, table: pa.Table) -> None:
     tables = [new[view], table] if view in new else [table]
     new[view] = pa.concat_tables(tables, promote_options="permissive")
-
-
-def _plain(base: Version | None) -> pa.Table:
-    assert base is not None
-    return base.all_rows.drop_columns(["view"])

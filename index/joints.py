@@ -86,12 +86,12 @@ class Joint:
         }
 
 
-def find_joints(rows: pa.Table, object_ids: dict[int, str]) -> dict[int, Joint]:
+def find_joints(rows: pa.Table, object_id_of: Callable[[int], str]) -> dict[int, Joint]:
     """Objects whose joint view has to be made from several observations, by key.
 
     Args:
-        rows: All rows that the new version will have: object_key, view, ROW_FIELDS.
-        object_ids: By key.
+        rows: All rows that the new version will have of some objects: object_key, view, ROW_FIELDS.
+        object_id_of: By key.
     """
     with connection() as database:
         database.register("seen", rows.select([*_COLUMNS]))
@@ -110,7 +110,7 @@ def find_joints(rows: pa.Table, object_ids: dict[int, str]) -> dict[int, Joint]:
         for line in some.select([*_COLUMNS, "calibrated"]).to_pylist():
             lines.setdefault(line["object_key"], []).append(line)
         for key, mine in lines.items():
-            joint = _joint(key, mine, object_ids)
+            joint = _joint(key, mine, object_id_of)
             if joint is not None:
                 joints[key] = joint
     return joints
@@ -121,7 +121,9 @@ def _rank(line: dict[str, Any]) -> tuple[Any, ...]:
     return (not line["calibrated"], *(line[name] for name in _OBSERVATION))
 
 
-def _joint(key: int, lines: list[dict[str, Any]], object_ids: dict[int, str]) -> Joint | None:
+def _joint(
+    key: int, lines: list[dict[str, Any]], object_id_of: Callable[[int], str]
+) -> Joint | None:
     lines = sorted((line for line in lines if line["source"]), key=_rank)
     parts: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in lines:
@@ -133,7 +135,7 @@ def _joint(key: int, lines: list[dict[str, Any]], object_ids: dict[int, str]) ->
     if best["image"] == best["spectrum"]:
         return None
     task = JointTask(
-        object_ids[key],
+        object_id_of(key),
         fingerprint("joint", *(line["fingerprint"] for line in parts.values())),
         tuple(
             (line["reader"], line["source"], line["source_part"], line["fingerprint"])

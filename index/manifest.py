@@ -8,6 +8,7 @@ SKY/
     nightly/                     reports
     build.lock                   held while a build runs
     unproved                     number of a version that was not measured yet, see unproved.py
+    empty_files.json             files that nightlies read in vain, see empty_files.py
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from index import disk
 from index.building import explained, nothing_usable
 from index.comparison import Comparison, compare
 from index.embedding import Progress
+from index.empty_files import EmptyFile, read_empty, write_empty
 from index.errors import GateRefused, RecallTooLow, VersionCorrupt
 from index.evaluation import read_labels
 from index.gates import Gate, reach_gate, removal_gates, version_gates
@@ -44,6 +45,7 @@ from index.reference import (
     reference_of,
     write_down,
 )
+from index.removals import InputKey
 from index.saved_searches import NewNear, SavedSearch, new_near, read_saved
 from index.unproved import unproved, withdraw
 from index.updating import Base, Draft, Update, find_base
@@ -108,12 +110,16 @@ class _Night:
     )
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    empty: dict[InputKey, EmptyFile] = field(default_factory=dict)  # that earlier nights found
 
     def run(self) -> NightlyReport:
         version = self.base.version
         with self._stage("compare"):
             inputs = None if version is None else self.sky / version.manifest.inputs
-            found = compare(self.config.places(), sky=self.sky, inputs=inputs)
+            if version is not None:
+                self.empty = read_empty(self.sky, encoder_hash=version.encoder.hash)
+            places = self.config.places()
+            found = compare(places, sky=self.sky, inputs=inputs, empty=self.empty)
         if version is not None and self._nothing_to_do(found):
             return self._end("unchanged", found, None, version.manifest)
         with self._stage("load the encoder"):
@@ -121,7 +127,8 @@ class _Night:
         gates: list[Gate] = []
         if update.is_anew:
             with self._stage("compare"):
-                found = compare(self.config.places(), sky=self.sky, inputs=inputs, anew=True)
+                found = compare(places, sky=self.sky, inputs=inputs, anew=True)
+            self.empty = {}
             self.notes.append(
                 f"the encoder is another ({update.encoder.name}): everything is embedded again; "
                 "cosines and saved vectors of the one before mean nothing to it"
@@ -129,8 +136,18 @@ class _Night:
             gates.append(reach_gate(found.outages))
             if not gates[0].passed:
                 return self._end("refused", found, None, None, gates)
-        with self._stage("embed"), joined_if_asked(update.cluster):
-            draft = update.prepare(found.parts, removes=True, gone=found.gone)
+        with joined_if_asked(update.cluster):
+            with self._stage("read and embed"):
+                read = update.read(found.parts)
+            with self._stage("sort out"):
+                draft = update.prepare(read, removes=True, gone=found.gone)
+                write_empty(
+                    self.sky,
+                    encoder_hash=update.encoder.hash,
+                    before=self.empty,
+                    left_alone=found.left_alone,
+                    found=draft.empty,
+                )
         if version is None and draft.changes.rows is None:
             reasons = "; ".join(f"{each.place}: {each.reason}" for each in found.outages)
             num_files = sum(len(part.to_read) for part in found.parts)
@@ -221,7 +238,9 @@ class _Night:
         if outcome != "refused" and after is not None:
             with self._stage("prune"):
                 pruned = self._prune()
-        skipped = () if draft is None else draft.skipped
+        skipped = [each for key in found.left_alone for each in self.empty[key].found.skipped]
+        if draft is not None:
+            skipped = [*draft.skipped, *skipped]
         read = [(part.survey, each.path) for part in found.parts for each in part.to_read]
         self.seconds["all"] = time.monotonic() - self.started
         return NightlyReport(
@@ -247,7 +266,7 @@ class _Night:
             outages=found.outages,
             unclear={} if draft is None else {path: n for (_, path), n in draft.unclear.items()},
             num_skipped=len(skipped),
-            skipped=skipped[:LISTED],
+            skipped=tuple(skipped[:LISTED]),
             gates=tuple(gates or ()),
             near_saved=near,
             pruned=pruned,
@@ -301,15 +320,11 @@ def _objects(version: Version | None, draft: Draft | None) -> tuple[Named, Named
     gone = draft.plan.gone
     if not gone.any():
         known = np.setdiff1d(new, np.fromiter(draft.changes.new_ids, np.int64))
-        return came, none, Named.of(_ids(version, known))
-    keys = version.all_rows["object_key"].to_numpy()
+        return came, none, Named.of(version.ids_of(known))
+    keys = version.row_columns(["object_key"])["object_key"].to_numpy()
     touched = np.unique(keys[gone])
-    left = np.union1d(np.intersect1d(touched, keys[~gone]), new)
+    left = np.union1d(touched[np.isin(touched, keys[~gone])], new)
     went = np.setdiff1d(touched, left)
     changed = np.setdiff1d(np.union1d(touched, new), went)
     changed = np.setdiff1d(changed, np.fromiter(draft.changes.new_ids, np.int64))
-    return came, Named.of(_ids(version, went)), Named.of(_ids(version, changed))
-
-
-def _ids(version: Version, keys: Int64[ndarray, " n"]) -> list[str]:
-    return list(version.objects(keys)["object_id"].to_pylist())
+    return came, Named.of(version.ids_of(went)), Named.of(version.ids_of(changed))

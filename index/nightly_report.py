@@ -64,7 +64,7 @@ class NightlyReport:
     outages: tuple[Outage, ...]
     unclear: Mapping[str, int]  # file -> rows not found again that stay, as reading it failed
     num_skipped: int
-    skipped: tuple[Skipped, ...]  # of the files read tonight, the first LISTED
+    skipped: tuple[Skipped, ...]  # of files read tonight or read in vain before: the first LISTED
     gates: tuple[Gate, ...]
     near_saved: tuple[NewNear, ...]
     pruned: Pruned | None

@@ -87,41 +87,16 @@ def _divide(
             yield Cell(order, int(pixels[start])), inside
 
 
-def write_partitions(
-    sky: Path,
-    objects: pa.Table,
-    *,
-    before: tuple[Partition, ...],
-    touched: Int64[ndarray, " n"],
-) -> tuple[Partition, ...]:
-    """Write the object table; files of the version before that hold no touched object are kept.
-
-    Args:
-        sky: Folder of the sky.
-        objects: The whole table.
-        before: Partitions of the version that the table was made from.
-        touched: Keys of objects that are new, changed or gone.
-    """
-    kept = {partition.cell: partition for partition in before}
-    cells = objects["_healpix_29"].fill_null(-1).to_numpy()
-    changed = np.isin(objects["object_key"].to_numpy(), touched)
-    partitions = []
-    for cell, rows in divide(cells):
-        old = kept.get(cell)
-        # an object that left makes the number differ, one that came is itself touched
-        if old is not None and old.num_objects == len(rows) and not changed[rows].any():
-            partitions.append(old if old.mapped is not None else _with_mapped(sky, old))
-            continue
-        file = _write(sky / "objects", cell, objects.take(pa.array(rows)))
-        new = Partition(cell, str(file.relative_to(sky)), len(rows))
-        partitions.append(_with_mapped(sky, new))
-    return tuple(partitions)
+def write_partition(sky: Path, cell: Cell, objects: pa.Table) -> Partition:
+    """Write the objects of a cell."""
+    file = _write(sky / "objects", cell, objects)
+    return with_mapped(sky, Partition(cell, str(file.relative_to(sky)), objects.num_rows))
 
 
-def _with_mapped(sky: Path, partition: Partition) -> Partition:
+def with_mapped(sky: Path, partition: Partition) -> Partition:
     """The partition with what its Parquet file holds written once more, to be mapped."""
     path = (sky / partition.file).with_suffix(".arrow")
-    disk.write_batch(path, _one_batch(_read(sky, partition)))
+    disk.write_batch(path, _one_batch(read_partition(sky, partition)))
     return replace(partition, mapped=str(path.relative_to(sky)))
 
 
@@ -140,9 +115,21 @@ def _write(folder: Path, cell: Cell, objects: pa.Table) -> Path:
     return file
 
 
+def read_partition(sky: Path, partition: Partition, columns: list[str] | None = None) -> pa.Table:
+    """The objects of a partition from its Parquet file; of some columns, or all.
+
+    Raises:
+        VersionCorrupt: the file is missing or damaged.
+    """
+    path = sky / partition.file
+    table = disk.read_table(path, columns)
+    _check_number(path, table.num_rows, partition)
+    return table
+
+
 def read_partitions(sky: Path, partitions: tuple[Partition, ...]) -> pa.Table:
     """The whole object table, ordered by key."""
-    tables = [_read(sky, partition) for partition in partitions]
+    tables = [read_partition(sky, partition) for partition in partitions]
     if not tables:
         return pa.schema(OBJECT_FIELDS | CATALOGUE).empty_table()
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
@@ -156,17 +143,10 @@ def open_partition(sky: Path, partition: Partition) -> pa.RecordBatch:
         VersionCorrupt: its file is damaged.
     """
     if partition.mapped is None:
-        return _one_batch(_read(sky, partition))
+        return _one_batch(read_partition(sky, partition))
     batch = disk.map_batch(sky / partition.mapped)
     _check_number(sky / partition.mapped, batch.num_rows, partition)
     return batch
-
-
-def _read(sky: Path, partition: Partition) -> pa.Table:
-    path = sky / partition.file
-    table = disk.read_table(path)
-    _check_number(path, table.num_rows, partition)
-    return table
 
 
 def _check_number(path: Path, num_objects: int, partition: Partition) -> None:

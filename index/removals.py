@@ -53,16 +53,14 @@ def find_removals(
     if not gone and not again:
         return Removals(np.empty(0, np.int64), {})
     paths = sorted({path for _, path in (*gone, *again)})
-    rows = base.all_rows
-    mine = pc.is_in(rows["source"], pa.array(paths, pa.string()))
+    sources = base.row_columns(["source"])["source"]
+    mine = pc.is_in(sources, pa.array(paths, pa.string()))
     lines = np.flatnonzero(mine.to_numpy(zero_copy_only=False))
-    names = ["reader", "source", "survey", "release", "source_id"]
+    rows = base.rows_at(lines, ["reader", "source", "survey", "release", "source_id"])
     found = _identities(read, {file.number: key for key, file in again.items()})
     goes: list[int] = []
     missing: dict[InputKey, list[int]] = {}
-    for line, row in zip(
-        lines.tolist(), rows.select(names).take(pa.array(lines)).to_pylist(), strict=True
-    ):
+    for line, row in zip(lines.tolist(), rows.to_pylist(), strict=True):
         key = (row["reader"], row["source"])
         if key in gone:
             goes.append(line)

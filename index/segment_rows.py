@@ -59,6 +59,17 @@ class SegmentRows:
         there = self.live.segment.object_key
         return there if self.live.alive is None else there[self.live.alive]
 
+    def every(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """What all live rows were made from, as `read` gives it, but of columns that are there."""
+        segment = self.live.segment
+        stored = None
+        if columns is not None:
+            stored = [name for name in columns if name not in ("object_key", "view")]
+        table = segment.rows(stored)
+        view = pa.repeat(pa.scalar(segment.view, pa.string()), segment.num_rows)
+        table = table.add_column(1, "view", view)
+        return table if self.live.alive is None else table.filter(pa.array(self.live.alive))
+
     def read(self, rows: Int64[ndarray, " n"], columns: Sequence[str] | None = None) -> pa.Table:
         """What some rows were made from.
 

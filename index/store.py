@@ -13,12 +13,12 @@ content, so several writers may add parts to one store.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float16, Int64
+from jaxtyping import Bool, Float16, Int32, Int64, UInt8, UInt64
 from numpy import ndarray
 
 from index import disk
@@ -27,14 +27,73 @@ from index.errors import VersionCorrupt
 PART_ROWS = 8192  # a part is written when so many vectors of a view wait
 
 
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where some vectors of a view lie, by the first eight bytes of their fingerprints."""
+
+    starts: UInt64[ndarray, " n"]  # ascending
+    part: Int32[ndarray, " n"]
+    row: Int32[ndarray, " n"]
+
+    @classmethod
+    def of_part(cls, number: int, fingerprints: UInt8[ndarray, "n 32"]) -> _Places:
+        starts = _starts(fingerprints)
+        order = np.argsort(starts)
+        part = np.full(len(starts), number, np.int32)
+        return cls(starts[order], part, order.astype(np.int32))
+
+    @classmethod
+    def together(cls, several: Sequence[_Places]) -> _Places:
+        """The same places as one; 16 bytes a vector, of which a sky may have 200 million."""
+        starts = np.concatenate([each.starts for each in several])
+        order = np.argsort(starts)
+        return cls(
+            starts[order],
+            np.concatenate([each.part for each in several])[order],
+            np.concatenate([each.row for each in several])[order],
+        )
+
+
 @dataclass(slots=True)
 class _View:
-    """One view of the store: sorted fingerprints, and where each vector lies."""
+    """One view of the store: its parts, and where each vector lies."""
 
     parts: list[Path] = field(default_factory=list)
-    fingerprints: ndarray = field(default_factory=lambda: np.empty(0, "S32"))  # ascending
-    part: ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    row: ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    fingerprints: list[UInt8[ndarray, "n 32"]] = field(default_factory=list)  # of parts, mapped
+    # Large ones first, each more than twice the next, so that a part is sorted in log(n) times.
+    places: list[_Places] = field(default_factory=list)
+
+    def find(
+        self, wanted: UInt8[ndarray, "n 32"]
+    ) -> tuple[Int64[ndarray, " n"], Int64[ndarray, " n"]]:
+        """Part and row of each of these fingerprints, -1 where there is none."""
+        part, row = np.full(len(wanted), -1, np.int64), np.full(len(wanted), -1, np.int64)
+        starts = _starts(wanted)
+        for some in self.places:
+            place = np.searchsorted(some.starts, starts)
+            left = np.flatnonzero(part < 0)
+            while len(left):  # twice only where two fingerprints begin alike
+                left = left[place[left] < len(some.starts)]
+                left = left[some.starts[place[left]] == starts[left]]
+                at = place[left]
+                same = self._are(wanted[left], some.part[at], some.row[at])
+                part[left[same]], row[left[same]] = some.part[at[same]], some.row[at[same]]
+                left = left[~same]
+                place[left] += 1
+        return part, row
+
+    def merge(self) -> None:
+        """Put the smallest places together, as far as they are of like size."""
+        places = self.places
+        while len(places) > 1 and len(places[-2].row) <= 2 * len(places[-1].row):
+            places[-2:] = [_Places.together(places[-2:])]
+
+    def _are(self, wanted: ndarray, part: ndarray, row: ndarray) -> Bool[ndarray, " n"]:
+        """Whether the fingerprints at some places are these."""
+        same = np.zeros(len(wanted), bool)
+        for number, here in _groups(part.astype(np.int64)):
+            same[here] = (self.fingerprints[number][row[here]] == wanted[here]).all(axis=1)
+        return same
 
 
 class Store:
@@ -54,7 +113,7 @@ class Store:
     def has(self, view: str, fingerprints: Sequence[str]) -> Bool[ndarray, " n"]:
         """Which of these observations have a vector of the view."""
         waiting = self._waiting.get(view, {}).values()
-        found = self._find(view, fingerprints) >= 0
+        found = self._view(view).find(_as_bytes(fingerprints))[0] >= 0
         return found | np.array(
             [any(each in some for some in waiting) for each in fingerprints], dtype=bool
         )
@@ -97,15 +156,13 @@ class Store:
         Raises:
             VersionCorrupt: one is not in the store, or not as it was written.
         """
-        known, place = self._places(view, fingerprints)
-        part, row = known.part[place], known.row[place]
+        parts, part, row = self._places(view, fingerprints)
         out: ndarray | None = None
-        for number in np.unique(part):
-            self._check(known.parts[number], "vectors.npy")
-            stored = disk.read_array(known.parts[number] / "vectors.npy", mapped=True)
+        for number, here in _groups(part):
+            self._check(parts[number], "vectors.npy")
+            stored = disk.read_array(parts[number] / "vectors.npy", mapped=True)
             if out is None:
                 out = np.empty((len(fingerprints), stored.shape[1]), np.float16)
-            here = np.flatnonzero(part == number)
             out[here] = stored[row[here]]
         if out is None:
             raise ValueError("expected at least one fingerprint, got none")
@@ -117,50 +174,41 @@ class Store:
         Raises:
             VersionCorrupt: one is not in the store.
         """
-        known, place = self._places(view, fingerprints)
-        part = known.part[place]
-        made_in = {number: _precision_of(known.parts[number]) for number in np.unique(part)}
-        return [made_in[number] for number in part]
+        parts, part, _ = self._places(view, fingerprints)
+        made_in = {number: _precision_of(parts[number]) for number in np.unique(part).tolist()}
+        return [made_in[number] for number in part.tolist()]
 
-    def _places(self, view: str, fingerprints: Sequence[str]) -> tuple[_View, Int64[ndarray, " n"]]:
-        place = self._find(view, fingerprints)
-        if (place < 0).any():
-            missing = fingerprints[int(np.argmax(place < 0))]
+    def _places(
+        self, view: str, fingerprints: Sequence[str]
+    ) -> tuple[list[Path], Int64[ndarray, " n"], Int64[ndarray, " n"]]:
+        known = self._view(view)
+        part, row = known.find(_as_bytes(fingerprints))
+        if (part < 0).any():
+            missing = fingerprints[int(np.argmax(part < 0))]
             raise VersionCorrupt(
                 f"{self.folder / view} has no vector of the observation {missing}: "
                 "build again from its file"
             )
-        return self._view(view), place
-
-    def _find(self, view: str, fingerprints: Sequence[str]) -> Int64[ndarray, " n"]:
-        """Index into the view's sorted fingerprints, -1 where there is none."""
-        known = self._view(view)
-        wanted = _as_bytes(fingerprints)
-        if not len(known.fingerprints):
-            return np.full(len(wanted), -1, np.int64)
-        place = np.minimum(np.searchsorted(known.fingerprints, wanted), len(known.fingerprints) - 1)
-        return np.where(known.fingerprints[place] == wanted, place, -1).astype(np.int64)
+        return known.parts, part, row
 
     def _view(self, view: str) -> _View:
         if view not in self._views:
-            self._views[view] = _View()
+            known = self._views[view] = _View()
             if (self.folder / view).is_dir():
                 for part in sorted((self.folder / view).iterdir()):
                     if not part.name.startswith(disk.TEMPORARY):
                         self._add_part(view, part)
-                self._sort(view)
+                if known.places:
+                    known.places = [_Places.together(known.places)]
         return self._views[view]
 
     def _add_part(self, view: str, part: Path) -> None:
         known = self._views[view]
         self._check(part, "fingerprint.npy")
-        stored = disk.read_array(part / "fingerprint.npy")
-        fingerprints = np.ascontiguousarray(stored).view("S32").reshape(-1)
-        number = len(known.parts)
+        stored = disk.read_array(part / "fingerprint.npy", mapped=True)
+        known.places.append(_Places.of_part(len(known.parts), stored))
         known.parts.append(part)
-        known.fingerprints = np.concatenate([known.fingerprints, fingerprints])
-        known.part = np.concatenate([known.part, np.full(len(stored), number, np.int64)])
-        known.row = np.concatenate([known.row, np.arange(len(stored))])
+        known.fingerprints.append(stored)
 
     def _check(self, part: Path, name: str) -> None:
         """Compare a file with its checksum, once: what it holds would go on into segments."""
@@ -175,12 +223,6 @@ class Store:
                 f"{error}. Remove the folder {part}: what it held is embedded again"
             ) from error
         self._whole.add(part / name)
-
-    def _sort(self, view: str) -> None:
-        known = self._views[view]
-        order = np.argsort(known.fingerprints, kind="stable")
-        known.fingerprints = known.fingerprints[order]
-        known.part, known.row = known.part[order], known.row[order]
 
     def _write_part(self, view: str, precision: str) -> None:
         waiting = self._waiting[view][precision]
@@ -210,7 +252,7 @@ class Store:
             )
             disk.seal(temporary, final)
         self._add_part(view, final)
-        self._sort(view)
+        self._views[view].merge()
         self._waiting[view][precision] = {}
 
 
@@ -222,20 +264,35 @@ def _precision_of(part: Path) -> str:
     return str(disk.read_json(part / "part.json").get("precision", "float32"))
 
 
-def _as_bytes(fingerprints: Sequence[str]) -> ndarray:
-    """Fingerprints as an array of 32 bytes each.
+def _as_bytes(fingerprints: Sequence[str]) -> UInt8[ndarray, "n 32"]:
+    """Fingerprints as 32 bytes each.
 
     Raises:
         ValueError: one is not 64 hexadecimal digits.
     """
-    out = np.empty(len(fingerprints), "S32")
-    for i, text in enumerate(fingerprints):
+    out = bytearray()
+    for text in fingerprints:
         try:
-            out[i] = bytes.fromhex(text)
+            content = bytes.fromhex(text)
         except ValueError:
-            text = ""
-        if len(text) != 64:
+            content = b""
+        if len(text) != 64 or len(content) != 32:
             raise ValueError(
-                f"expected fingerprints of 64 hexadecimal digits (sha256), got {fingerprints[i]!r}"
+                f"expected fingerprints of 64 hexadecimal digits (sha256), got {text!r}"
             )
-    return out
+        out += content
+    return np.frombuffer(bytes(out), np.uint8).reshape(-1, 32)
+
+
+def _starts(fingerprints: UInt8[ndarray, "n 32"]) -> UInt64[ndarray, " n"]:
+    """The first eight bytes as numbers: by these a million are sorted in a tenth of the time."""
+    return np.ascontiguousarray(fingerprints[:, :8]).view(np.uint64).reshape(-1)
+
+
+def _groups(part: Int64[ndarray, " n"]) -> Iterator[tuple[int, Int64[ndarray, " m"]]]:
+    """Each number of a part, and where it stands."""
+    order = np.argsort(part, kind="stable")
+    first = np.flatnonzero(np.diff(part[order], prepend=-1))
+    for here in np.split(order, first[1:]):
+        if len(here):
+            yield int(part[here[0]]), here

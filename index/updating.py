@@ -87,12 +87,27 @@ class SurveyFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """What reading and embedding gave; vectors are in the store."""
+
+    parts: Sequence[SurveyFiles]
+    files: Mapping[InputKey, ReadFile]
+    rows: pa.Table | None  # columns of objects.as_rows
+    job: Job
+    job_of_joints: Job
+    num_embedded: int
+    below_range: Counter[str]
+    centred_cosine: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """What an update will change. Vectors are in the store, nothing else is written."""
 
     changes: Changes
     plan: RowPlan
     inputs: dict[InputKey, Input]
+    empty: Mapping[InputKey, Input]  # files that were read and gave no row
     unchanged: bool  # the version would be the one there is
     skipped: tuple[Skipped, ...]  # in path order
     unclear: Mapping[InputKey, int]  # see removals.Removals
@@ -101,6 +116,15 @@ class Draft:
     precision: Precision
     centred_cosine: Mapping[str, float]
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Accounts:
+    """What became of files."""
+
+    inputs: dict[InputKey, Input]  # the new input manifest
+    empty: dict[InputKey, Input]  # read, and gave no row
+    skipped: list[Skipped]
 
 
 @dataclass
@@ -149,22 +173,14 @@ class Update:
                 to_read.append(InputFile(number, path, sha256, others))
         return SurveyFiles(survey=survey, to_read=to_read, same=same)
 
-    def prepare(
-        self,
-        parts: Sequence[SurveyFiles],
-        *,
-        removes: bool = False,
-        gone: Collection[InputKey] = frozenset(),
-    ) -> Draft:
-        """Read and embed; find out what comes, changes and goes.
+    def read(self, parts: Sequence[SurveyFiles]) -> Read:
+        """Read files, and embed what the store lacks.
 
         Where the encoder is another than that of the version before, `parts` are all files there
         are, and no row of that version goes on.
 
         Args:
             parts: What to look at; numbers of files are unique over all of them.
-            removes: Rows go that their file does not hold any more, and those of `gone`.
-            gone: Files that are gone.
 
         Raises:
             EncoderMismatch: the version before is of another encoder, and only some files are read.
@@ -190,10 +206,31 @@ class Update:
             readings.append(reading)
             files.update(((part.survey, file.path), file) for file in reading.files)
         tables = [each.rows for each in readings if each.rows is not None]
-        rows = pa.concat_tables(tables, promote_options="permissive") if tables else None
+        below_range: Counter[str] = sum((each.below_range for each in readings), Counter())
+        return Read(
+            parts=parts,
+            files=files,
+            rows=pa.concat_tables(tables, promote_options="permissive") if tables else None,
+            job=job,
+            job_of_joints=job_of_joints,
+            num_embedded=sum(each.num_embedded for each in readings) + agreement.num_observations,
+            below_range=below_range + agreement.below_range,
+            centred_cosine=agreement.centred_cosine,
+        )
+
+    def prepare(
+        self, read: Read, *, removes: bool = False, gone: Collection[InputKey] = frozenset()
+    ) -> Draft:
+        """Find out what comes, changes and goes; joint views of several surveys are embedded.
+
+        Args:
+            read: What `read` gave.
+            removes: Rows go that their file does not hold any more, and those of `gone`.
+            gone: Files that are gone.
+        """
         base = self.base.version
         changes = find_changes(
-            rows,
+            read.rows,
             base=base,
             next_key=self._next_key(),
             gone={path for _, path in gone},
@@ -201,14 +238,17 @@ class Update:
         )
         removals = Removals(np.empty(0, np.int64), {})
         if removes and base is not None and not self.is_anew:
-            removals = find_removals(base, gone=gone, read=rows, files=files, inputs=self.inputs)
+            removals = find_removals(
+                base, gone=gone, read=read.rows, files=read.files, inputs=self.inputs
+            )
             changes.removed = removals.lines
-        inputs, skipped = self._account(parts, files, changes, gone, removals)
+        accounts = self._account(read.parts, read.files, changes, gone, removals)
+        inputs = accounts.inputs
         plan = plan_rows(
             base,
             changes,
             self.store,
-            job=job_of_joints,
+            job=read.job_of_joints,
             num_workers=self.num_workers,
             progress=self.progress,
         )
@@ -218,18 +258,18 @@ class Update:
             changes.replaced, changes.removed = np.setdiff1d(every, without), without
         head_notes = self._complete_head(plan.new)
         unchanged = not plan.new and not plan.gone.any() and inputs == self.inputs
-        below_range: Counter[str] = sum((each.below_range for each in readings), Counter())
         return Draft(
             changes=changes,
             plan=plan,
             inputs=inputs,
+            empty=accounts.empty,
             unchanged=base is not None and unchanged and base.encoder == self.encoder,
-            skipped=tuple([*sorted(skipped, key=lambda each: each.file), *plan.skipped]),
+            skipped=tuple([*sorted(accounts.skipped, key=lambda each: each.file), *plan.skipped]),
             unclear=removals.unclear,
-            num_embedded=sum(each.num_embedded for each in readings) + agreement.num_observations,
-            below_range=below_range + agreement.below_range,
-            precision=job.precision,
-            centred_cosine=agreement.centred_cosine,
+            num_embedded=read.num_embedded,
+            below_range=read.below_range,
+            precision=read.job.precision,
+            centred_cosine=read.centred_cosine,
             notes=head_notes,
         )
 
@@ -302,8 +342,9 @@ class Update:
         changes: Changes,
         gone: Collection[InputKey],
         removals: Removals,
-    ) -> tuple[dict[InputKey, Input], list[Skipped]]:
+    ) -> _Accounts:
         """The new input manifest, and what was left out."""
+        empty: dict[InputKey, Input] = {}
         new = {key: known for key, known in self.inputs.items() if key not in gone}
         left_out = [each for part in parts for known in part.same for each in known.skipped]
         again: dict[int, list[Skipped]] = {}
@@ -325,21 +366,24 @@ class Update:
             left_out.extend(missed)
             if key in removals.unclear:
                 continue  # as it was before: read again next time
-            if changes.num_rows.get(file.number):
-                survey, path = key
-                new[key] = Input(
-                    path=path,
-                    survey=survey,
-                    num_bytes=file.num_bytes,
-                    modified_ns=file.modified_ns,
-                    sha256=file.sha256,
-                    num_rows=changes.num_rows[file.number],
-                    skipped=missed,
-                    companions=file.companions,
-                )
+            survey, path = key
+            read = Input(
+                path=path,
+                survey=survey,
+                num_bytes=file.num_bytes,
+                modified_ns=file.modified_ns,
+                sha256=file.sha256,
+                num_rows=changes.num_rows.get(file.number, 0),
+                skipped=missed,
+                companions=file.companions,
+            )
+            if read.num_rows:
+                new[key] = read
             elif key not in there:
                 new.pop(key, None)
-        return new, left_out
+                if file.sha256:  # else it could not even be opened
+                    empty[key] = read
+        return _Accounts(new, empty, left_out)
 
     def _rows_left(self, files: Mapping[InputKey, ReadFile], changes: Changes) -> set[InputKey]:
         """Files that gave nothing tonight, but gave rows before which stay."""
@@ -351,9 +395,9 @@ class Update:
         ]
         if version is None or not silent:
             return set()
-        stays = np.ones(version.all_rows.num_rows, bool)
+        stays = np.ones(version.manifest.num_rows, bool)
         stays[changes.gone] = False
-        rows = version.all_rows.select(["reader", "source"]).filter(pa.array(stays))
+        rows = version.row_columns(["reader", "source"]).filter(pa.array(stays))
         wanted = {path for _, path in silent}
         left = {
             (reader, source)

@@ -146,6 +146,10 @@ class Version:
             )
         return self.object_table.take(lines, columns)
 
+    def ids_of(self, keys: Int64[ndarray, " n"]) -> list[str]:
+        """Ids of some objects, in their order; UnknownObject for a key that is not here."""
+        return list(self.objects(keys, ["object_id"])["object_id"].to_pylist())
+
     def where(self, predicate: str) -> Int64[ndarray, " n"]:
         """Keys, ascending, of the objects that a predicate is true for (see predicate.py).
 
@@ -267,13 +271,41 @@ class Version:
     @cached_property
     def all_rows(self) -> pa.Table:
         """Every live row in memory, oldest segment first: to make the next version of."""
-        tables = []
-        for live in self.segments:
-            table = live.segment.rows()
-            view = pa.array([live.segment.view] * table.num_rows, pa.string())
-            table = table.add_column(1, "view", view)
-            tables.append(table if live.alive is None else table.filter(pa.array(live.alive)))
+        tables = [each.every() for each in self.segment_rows]
         return pa.concat_tables(tables, promote_options="permissive")
+
+    def row_columns(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of all live rows, line by line as in `all_rows`, which reads every one."""
+        known = self._row_columns
+        missing = [name for name in names if name not in known]
+        if missing:
+            tables = [each.every(missing).select(missing) for each in self.segment_rows]
+            table = pa.concat_tables(tables, promote_options="permissive")
+            known.update({name: table[name] for name in missing})
+        return pa.table({name: known[name] for name in names})
+
+    @cached_property
+    def _row_columns(self) -> dict[str, pa.ChunkedArray]:
+        return {}
+
+    def rows_at(
+        self, lines: Int64[ndarray, " n"], columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Some lines of `all_rows`, ascending; of files only what holds them is read.
+
+        Catalogue columns that no segment of these lines has are not there.
+
+        Args:
+            lines: Numbers of lines.
+            columns: Those to read besides object_key and view; None: all.
+        """
+        of_segment, row = self.row_places
+        numbers = of_segment[lines]
+        tables = [
+            self.segment_rows[number].read(row[lines[numbers == number]], columns)
+            for number in np.unique(numbers).tolist()
+        ]
+        return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
 
     @cached_property
     def row_places(self) -> tuple[Int64[ndarray, " row"], Int64[ndarray, " row"]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int64
+from mocpy import MOC
 from numpy import ndarray
 
 from index import coding, compaction, disk, sky_head
@@ -21,7 +22,13 @@ from index.changes import Changes
 from index.codec import BY_THE_RULE, Codec, IndexConfig
 from index.embedding import Progress
 from index.filtering import Live
-from index.footprint import footprint, write_footprint
+from index.footprint import (
+    changed_footprint,
+    coarse_cells,
+    footprint_of,
+    read_footprint,
+    write_footprint,
+)
 from index.inputs import Input, write_inputs
 from index.manifest import (
     EncoderReference,
@@ -32,8 +39,8 @@ from index.manifest import (
     read_head,
     record,
 )
+from index.object_writing import WrittenObjects, write_objects
 from index.objects import CATALOGUE, OBJECT_FIELDS, merge_rows
-from index.partitions import Partition, write_partitions
 from index.segment import BLOCK_ROWS, FILES, Segment, write_segment
 from index.store import Store
 from index.version import Version
@@ -46,15 +53,23 @@ def labelled(table: pa.Table, view: str) -> pa.Table:
     return table.add_column(1, "view", pa.array([view] * table.num_rows, pa.string()))
 
 
-def object_ids_of(base: Version | None, changes: Changes) -> pa.Table:
-    """object_key, object_id of every object, old and new."""
-    new = pa.table(
-        {
-            "object_key": pa.array(list(changes.new_ids), pa.int64()),
-            "object_id": pa.array(list(changes.new_ids.values()), pa.string()),
-        }
-    )
-    return new if base is None else pa.concat_tables([base.table.select(new.column_names), new])
+def object_id_of(base: Version | None, changes: Changes, key: int) -> str:
+    """The id of an object, old or new."""
+    name = changes.new_ids.get(key)
+    if name is None:
+        assert base is not None
+        (name,) = base.ids_of(np.array([key]))
+    return name
+
+
+def object_ids_of(base: Version | None, changes: Changes, keys: Int64[ndarray, " n"]) -> pa.Table:
+    """object_key, object_id of some objects, old and new."""
+    new = np.isin(keys, np.fromiter(changes.new_ids, np.int64, len(changes.new_ids)))
+    keys = np.concatenate([keys[~new], keys[new]])
+    old = keys[: np.count_nonzero(~new)]
+    ids = base.ids_of(old) if base is not None and len(old) else []
+    ids += [changes.new_ids[key] for key in keys[len(old) :].tolist()]
+    return pa.table({"object_key": keys, "object_id": pa.array(ids, pa.string())})
 
 
 @dataclass(slots=True)
@@ -94,7 +109,7 @@ class VersionWriter:
             written += self._segment(view, again, gone, new.get(view), codecs.get(view))
             if self.progress:
                 self.progress("segments", done, len(views))
-        partitions, objects = self._objects(new, gone, changes)
+        objects = self._objects(new, gone, changes)
         final = self.sky / "versions" / str(number)
         with disk.new_folder(final.parent) as temporary:
             old = self._old_segments(gone, {i for _, i in remade}, temporary, final)
@@ -102,19 +117,14 @@ class VersionWriter:
                 self.sky, [*old, *written], self.index,
                 known=codecs, curves=() if before is None or self.measure else before.curves,
             )  # fmt: skip
-            files = [
-                record(self.sky, self.sky / file) for each in partitions for file in each.files
-            ]
+            files = list(objects.files)
             files += sky_head.files_of(self.sky, self.encoder.head_hash)
             files += [file for codec in coded.codecs for file in codec.files]
             write_inputs(temporary / "inputs.parquet", inputs.values())
             files.append(_placed(self.sky, temporary, final, "inputs.parquet"))
-            known = objects["ra_deg"].is_valid()
-            somewhere = objects.filter(known)
             moc = None
-            if somewhere.num_rows:
-                covered = footprint(somewhere["ra_deg"].to_numpy(), somewhere["dec_deg"].to_numpy())
-                write_footprint(temporary / "moc.fits", covered)
+            if (objects.cells >= 0).any():
+                write_footprint(temporary / "moc.fits", self._footprint(objects))
                 files.append(_placed(self.sky, temporary, final, "moc.fits"))
                 moc = files[-1].file
             manifest = Manifest(
@@ -127,13 +137,13 @@ class VersionWriter:
                 codecs=coded.codecs,
                 curves=coded.curves,
                 recall=coded.recall,
-                partitions=partitions,
+                partitions=objects.partitions,
                 files=tuple(files),
                 inputs=f"versions/{number}/inputs.parquet",
                 moc=moc,
-                num_objects=objects.num_rows,
+                num_objects=objects.num_objects,
                 num_rows=sum(each.num_rows - each.num_deleted for each in coded.records),
-                num_without_position=objects.num_rows - somewhere.num_rows,
+                num_without_position=int(np.count_nonzero(objects.cells < 0)),
                 next_object_key=changes.next_key,
                 num_joint_left_out=self.num_joint_left_out,
             )
@@ -174,7 +184,7 @@ class VersionWriter:
             _check_copied(self.base.segments[i].segment, FILES)
             of_segment, row = self.base.row_places
             stays = (of_segment == i) & ~gone
-            tables.append(self.base.all_rows.filter(pa.array(stays)).drop_columns(["view"]))
+            tables.append(self.base.segments[i].segment.rows().take(pa.array(row[stays])))
             origin.append(np.full(int(stays.sum()), i if self._same_head() else -1))
             place.append(row[stays])
         if new is not None:
@@ -287,39 +297,35 @@ class VersionWriter:
 
     def _objects(
         self, new: dict[str, pa.Table], gone: Bool[ndarray, " row"], changes: Changes
-    ) -> tuple[tuple[Partition, ...], pa.Table]:
-        """Partitions of the new object table, and the table."""
+    ) -> WrittenObjects:
+        """Write what has changed of the object table."""
         tables = [labelled(table, view) for view, table in new.items()]
         touched = _keys(tables)
         if self.base is not None:
-            rows = self.base.all_rows
-            keys = rows["object_key"].to_numpy()
+            keys = self.base.row_columns(["object_key"])["object_key"].to_numpy()
             touched = np.union1d(touched, keys[gone])
-            for live in self.base.segments:
-                if np.isin(live.segment.object_key, touched).any():
-                    _check_copied(live.segment, ("object_key.npy", "rows.parquet"))
-            tables.insert(0, rows.filter(pa.array(~gone & np.isin(keys, touched))))
-        objects = (
-            merge_rows(
-                pa.concat_tables(tables, promote_options="permissive"),
-                object_ids_of(self.base, changes),
-            )
-            if len(touched)
-            else pa.schema(OBJECT_FIELDS | CATALOGUE).empty_table()
-        )
-        if self.base is not None:
-            before = self.base.table
-            stays = ~np.isin(before["object_key"].to_numpy(), touched)
-            objects = pa.concat_tables(
-                [before.filter(pa.array(stays)), objects], promote_options="permissive"
-            )
-        old = () if self.base is None else self.base.manifest.partitions
-        partitions = write_partitions(self.sky, objects, before=old, touched=touched)
-        if self.base is not None:
-            sha256 = {each.file: each.sha256 for each in self.base.manifest.files}
-            for rewritten in set(old) - set(partitions):
-                disk.check(self.sky / rewritten.file, sha256[rewritten.file])
-        return partitions, objects
+            mine = np.isin(keys, touched)
+            for i in np.unique(self.base.row_places[0][mine]).tolist():
+                _check_copied(self.base.segments[i].segment, ("object_key.npy", "rows.parquet"))
+            lines = np.flatnonzero(~gone & mine)
+            if len(lines):
+                tables.insert(0, self.base.rows_at(lines))
+        merged = pa.schema(OBJECT_FIELDS | CATALOGUE).empty_table()
+        if tables:
+            rows = pa.concat_tables(tables, promote_options="permissive")
+            merged = merge_rows(rows, object_ids_of(self.base, changes, _keys(tables)))
+        before = None if self.base is None else self.base.manifest
+        return write_objects(self.sky, before=before, merged=merged, touched=touched)
+
+    def _footprint(self, objects: WrittenObjects) -> MOC:
+        there = coarse_cells(objects.cells)
+        if self.base is None or self.base.manifest.moc is None:
+            return footprint_of(there)
+        (moc,) = (each for each in self.base.manifest.files if each.file == self.base.manifest.moc)
+        disk.check(self.sky / moc.file, moc.sha256)  # most of it goes on
+        before = read_footprint(self.sky / moc.file)
+        went, came = coarse_cells(objects.cells_before), coarse_cells(objects.cells_now)
+        return changed_footprint(before, there=there, went=went, came=came)
 
 
 def _check_copied(segment: Segment, names: Sequence[str]) -> None:

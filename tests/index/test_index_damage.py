@@ -168,7 +168,7 @@ for problem in verify(Path(sys.argv[1])).problems:
 
 def test_a_file_that_cannot_be_read_is_named(sky: Path) -> None:
     closed = ["CURRENT", "sky.json", "versions/1/manifest.json", "versions/3/moc.fits"]
-    closed += [str(next(sky.glob("segments/*/segment.json")).relative_to(sky))]
+    closed += [open_version(sky).manifest.segments[0].head.file]
     for name in closed:
         (sky / name).chmod(0)
     done = subprocess.run(
@@ -202,7 +202,8 @@ def test_compaction_does_not_vouch_for_a_damaged_segment(sky: Path, name: str) -
 
 
 @pytest.mark.parametrize(
-    "kind", ["rows", "objects", "deleted", pytest.param("store", marks=pytest.mark.slow)]
+    "kind",
+    ["rows", "objects", "mapped", "moc", "deleted", pytest.param("store", marks=pytest.mark.slow)],
 )
 def test_a_nightly_does_not_carry_damage_on(work: Path, kind: str) -> None:
     sky = work / "sky"
@@ -223,6 +224,8 @@ def test_a_nightly_does_not_carry_damage_on(work: Path, kind: str) -> None:
         damaged = {
             "rows": rows.segment.folder / "rows.parquet",
             "objects": sky / version.manifest.partitions[0].file,
+            "mapped": sky / str(version.manifest.partitions[0].mapped),
+            "moc": sky / str(version.manifest.moc),
             "deleted": next(sky.glob("versions/3/deleted/image-*")),
         }[kind]
     del version

@@ -35,7 +35,7 @@ if __name__ == "__main__":
     if where == "segments":
         writing.write_segment = dies
     if where == "partitions":
-        writing.write_partitions = dies
+        writing.write_objects = dies
     building.build(Path(sky), [Path(files)], survey="legacysurvey", encoder=encoder,
                    num_workers=int(sys.argv[5]), progress=stop)
 """

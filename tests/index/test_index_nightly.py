@@ -277,6 +277,51 @@ def test_parts_of_a_file_go_unless_reading_it_failed(tmp_path: Path, encoder: Pa
     assert ids(open_version(sky)) == ["a", "c", "new"]
 
 
+def test_a_file_without_a_row_is_read_twice_and_then_left_alone(
+    sky: Path, cutouts: Path, encoder: Path
+) -> None:
+    config = config_of(encoder, ("legacysurvey", cutouts))
+    bad = cutouts / "bad.fits"
+    bad.write_bytes(b"no FITS file")
+    nights = [nightly(sky, config) for _ in range(4)]
+
+    assert [night.outcome for night in nights] == ["unchanged"] * 4
+    assert [night.files_came.num for night in nights] == [1, 1, 0, 0]
+    told = [[each.file for each in night.skipped] for night in nights]
+    assert told == [[str(bad)]] * 4  # read or not, it is listed
+    assert "sort out" not in nights[2].seconds  # not even the encoder was loaded
+    write_cutout(bad, 80)
+    assert nightly(sky, config).objects_came.names == ("bad",)
+    assert not nightly(sky, config).skipped
+    bad.write_bytes(b"no FITS file again")
+    for _ in range(3):  # it had a row, which stays until reading tells more
+        assert nightly(sky, config).files_changed.num == 1
+    bad.unlink()
+    assert nightly(sky, config).objects_went.names == ("bad",)
+
+
+def test_a_file_that_stands_behind_others_is_read_when_these_change(
+    tmp_path: Path, sky: Path, cutouts: Path, encoder: Path
+) -> None:
+    more = tmp_path / "more"
+    write_cutout(more / "a.fits", 50)  # left out: a is read from cutouts already
+    config = config_of(encoder, ("legacysurvey", cutouts), ("legacysurvey", more))
+    nights = [nightly(sky, config) for _ in range(3)]
+    assert [night.files_came.num for night in nights] == [1, 1, 0]
+    assert [night.num_skipped for night in nights] == [1, 1, 1]
+    (sky / "empty_files.json").write_text("{}")  # damaged: it is a note and no more
+    assert nightly(sky, config).files_came.num == 1
+    assert nightly(sky, config).files_came.num == 1
+    assert nightly(sky, config).files_came.num == 0
+    (cutouts / "a.fits").unlink()
+
+    report = nightly(sky, config)
+
+    assert report.files_came.names == (str(more / "a.fits"),)
+    assert report.objects_changed.names == ("a",)
+    assert ids(open_version(sky)) == ["a", "b", "c", "d"]
+
+
 def test_a_folder_that_moved_loses_nothing(
     tmp_path: Path, sky: Path, cutouts: Path, encoder: Path
 ) -> None:

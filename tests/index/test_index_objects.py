@@ -16,8 +16,9 @@ from mocpy import MOC
 
 from index.errors import VersionCorrupt
 from index.footprint import covers, footprint, read_footprint, write_footprint
+from index.object_writing import write_objects
 from index.objects import CATALOGUE, as_rows, healpix_cells, merge_rows
-from index.partitions import divide, read_partitions, write_partitions
+from index.partitions import divide, read_partitions
 from training.observations import CatalogueValue, Image, Observation, fingerprint
 
 Row = dict[str, object]
@@ -176,33 +177,17 @@ def table_of(num: int, *, redshift: float = 0.1) -> pa.Table:
 
 def test_partitions_come_back_ordered_by_key(tmp_path: Path) -> None:
     table = table_of(60)
-    partitions = write_partitions(
-        tmp_path, table, before=(), touched=table["object_key"].to_numpy()
-    )
+    keys = table["object_key"].to_numpy()
+    partitions = write_objects(tmp_path, before=None, merged=table, touched=keys).partitions
 
     assert len(partitions) == 13  # twelve cells of order 0, and the object without position
     assert read_partitions(tmp_path, partitions).equals(table)
 
 
-def test_partitions_without_a_touched_object_are_kept(tmp_path: Path) -> None:
-    table = table_of(60)
-    every = table["object_key"].to_numpy()
-    before = write_partitions(tmp_path, table, before=(), touched=every)
-    changed = table_of(60, redshift=0.2)
-    mixed = pa.concat_tables([table.slice(0, 7), changed.slice(7, 1), table.slice(8)])
-
-    after = write_partitions(tmp_path, mixed, before=before, touched=np.array([7]))
-
-    assert len(set(after) - set(before)) == 1
-    assert read_partitions(tmp_path, after).equals(mixed)
-    assert read_partitions(tmp_path, before).equals(table)  # the version before is as it was
-
-
 def test_a_damaged_partition_is_named(tmp_path: Path) -> None:
     table = table_of(5)
-    partitions = write_partitions(
-        tmp_path, table, before=(), touched=table["object_key"].to_numpy()
-    )
+    keys = table["object_key"].to_numpy()
+    partitions = write_objects(tmp_path, before=None, merged=table, touched=keys).partitions
     file = tmp_path / partitions[-1].file
     file.write_bytes(b"PAR1" + file.read_bytes()[4:-9])
 

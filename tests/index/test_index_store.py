@@ -116,3 +116,27 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(VersionCorrupt, match=r"fingerprint\.npy"):
         Store(tmp_path, encoder_hash="e" * 64).has("image", names([1]))
+
+
+def test_fingerprints_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
+    alike = [f"{'ab' * 8}{number:048x}" for number in range(6)]
+    store = Store(tmp_path, encoder_hash="e" * 64)
+    for number in (4, 0, 2):
+        store.append("image", [alike[number]], vectors_of([number]), precision="float32")
+        store.flush()
+
+    for each in (store, Store(tmp_path, encoder_hash="e" * 64)):
+        assert each.has("image", alike).tolist() == [True, False, True, False, True, False]
+        asked = [alike[2], alike[4], alike[0], alike[2]]
+        np.testing.assert_array_equal(each.vectors("image", asked), vectors_of([2, 4, 0, 2]))
+
+
+def test_many_parts_are_found_while_they_are_written(tmp_path: Path) -> None:
+    store = Store(tmp_path, encoder_hash="e" * 64)
+    for number in range(33):
+        store.append("image", names([number]), vectors_of([number]), precision="float32")
+        store.flush()
+
+    numbers = list(range(33))
+    assert store.has("image", names(numbers)).all()
+    np.testing.assert_array_equal(store.vectors("image", names(numbers)), vectors_of(numbers))

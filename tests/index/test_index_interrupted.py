@@ -73,7 +73,7 @@ def half_built(tmp_path: Path, into: Builder) -> tuple[Path, Path]:
     ("where", "num_workers"),
     [
         pytest.param("embedding", 0, marks=pytest.mark.slow),
-        ("embedding", 2),
+        pytest.param("embedding", 2, marks=pytest.mark.slow),
         pytest.param("segments", 0, marks=pytest.mark.slow),
         pytest.param("partitions", 0, marks=pytest.mark.slow),
         ("publish", 0),

@@ -47,7 +47,6 @@ def coded(work: Path) -> Path:
     ("operation", "where", "num_instants"),
     [
         ("nightly", "work", 3),
-        ("rollback", "work", 4),
         *(
             pytest.param(operation, "coded", NUM_INSTANTS, marks=pytest.mark.slow)
             for operation in ("build", "nightly", "compact", "reindex", "rollback")
@@ -160,7 +159,13 @@ except DiskFull as error:
 """
 
 
-@pytest.mark.parametrize("program", [READ_ONLY, FULL], ids=["read-only", "full"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(READ_ONLY, id="read-only"),
+        pytest.param(FULL, id="full", marks=pytest.mark.slow),
+    ],
+)
 def test_a_folder_that_takes_nothing_is_told_and_stays_whole(
     work: Path, encoder: Path, program: str
 ) -> None:

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from index import workers
 from index.errors import EncoderMismatch
 from index.inputs import FileState, content_of, file_state, printable
 from index.objects import as_rows
 from index.ray_nodes import Cluster, num_cpus
+from index.row_tables import RowTables
 from index.store import Store
 from index.vectors import Vectors, add_vectors, embed_each
 from training import encoder as encoders
@@ -39,7 +39,6 @@ FILES_PER_TASK = 64
 LARGE_FILE_BYTES = 4 << 20  # a task of its own
 FLUSH_SECONDS = 10.0  # what a killed build may have to embed again
 NO_VIEW = "the encoder has no view for it"
-FEW_TABLES = 256  # of rows of a batch each, that wait to be put together
 FEW_FILES = 16  # up to here starting processes costs more than it saves
 
 Progress = Callable[[str, int, int], None]
@@ -165,7 +164,7 @@ def embed_files(
     """
     num_workers = choose_workers(num_workers, len(files))
     tasks = deque(_file_tasks(files, _num_at_once(num_workers, job.cluster if files else None)))
-    rows = _Rows()
+    rows = RowTables()
     refused: list[tuple[int, Skipped]] = []
     unseen: dict[tuple[int, str], Unseen] = {}
     finished: dict[int, ReadFile] = {}
@@ -234,39 +233,6 @@ def _given_up(file: InputFile, died: workers.Died) -> tuple[int, ReadFile]:
     reason = f"reading it ended the process (exit code {died.exit_code})"
     skipped = (Skipped(file.path, reason),)
     return file.number, ReadFile(file.number, file.path, 0, 0, "", 0, skipped)
-
-
-class _Rows:
-    """Rows as they come: thousands of small tables take ten times the memory of a large one."""
-
-    def __init__(self) -> None:
-        self._small: list[pa.Table] = []
-        self._large: list[pa.Table] = []
-
-    def add(self, table: pa.Table) -> None:
-        self._small.append(table)
-        if len(self._small) >= FEW_TABLES:
-            self._put_together()
-
-    def remove(self, files: Sequence[int]) -> None:
-        """Take away the rows of some files, by number."""
-        self._put_together()
-        numbers = pa.array(files, pa.int64())
-        self._large = [
-            table.filter(pc.invert(pc.is_in(table["file"], numbers))) for table in self._large
-        ]
-
-    def together(self) -> pa.Table | None:
-        """All rows in the order in which they came; None: there are none."""
-        self._put_together()
-        tables = [table for table in self._large if table.num_rows]
-        return pa.concat_tables(tables, promote_options="permissive") if tables else None
-
-    def _put_together(self) -> None:
-        if self._small:
-            table = pa.concat_tables(self._small, promote_options="permissive")
-            self._large.append(table.combine_chunks())
-            self._small = []
 
 
 @dataclass(frozen=True, slots=True)

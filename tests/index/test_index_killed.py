@@ -43,15 +43,15 @@ def coded(work: Path) -> Path:
     return work
 
 
+OF_ALL = [
+    pytest.param(operation, "coded", NUM_INSTANTS, marks=pytest.mark.slow)
+    for operation in ("build", "nightly", "compact", "reindex", "rollback")
+]
+
+
 @pytest.mark.parametrize(
     ("operation", "where", "num_instants"),
-    [
-        ("nightly", "work", 3),
-        *(
-            pytest.param(operation, "coded", NUM_INSTANTS, marks=pytest.mark.slow)
-            for operation in ("build", "nightly", "compact", "reindex", "rollback")
-        ),
-    ],
+    [("nightly", "work", 3), *OF_ALL],
 )
 def test_killed_at_any_instant_nothing_is_lost(
     request: pytest.FixtureRequest,
@@ -68,13 +68,7 @@ def test_killed_at_any_instant_nothing_is_lost(
 
 @pytest.mark.parametrize(
     ("operation", "where", "num_instants"),
-    [
-        ("compact", "work", 2),
-        *(
-            pytest.param(operation, "coded", NUM_INSTANTS, marks=pytest.mark.slow)
-            for operation in ("build", "nightly", "compact", "reindex", "rollback")
-        ),
-    ],
+    [("compact", "work", 2), *OF_ALL],
 )
 def test_a_disk_that_is_full_at_any_step_loses_nothing(
     request: pytest.FixtureRequest,

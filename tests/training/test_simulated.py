@@ -256,7 +256,7 @@ def test_a_sky_of_another_config_is_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["sky"]
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_interrupted_sky_is_not_taken_for_a_whole_one(tmp_path: Path, num_workers: int) -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt

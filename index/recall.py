@@ -224,12 +224,16 @@ def _timed(candidates: Candidates, queries: Queries, points: Sequence[Point]) ->
 
 def _is_enough(points: Sequence[Point]) -> bool:
     """Whether all is found, or twice the lists hardly found more."""
-    reached = [(each.recall_at_10, each.recall_at_100) for each in points[-2:]]
-    if reached and min(reached[-1]) >= ENOUGH:
-        return True
-    if len(reached) < 2:
+    if not points:
         return False
-    return all(more - less < HARDLY_MORE for less, more in zip(*reached, strict=True))
+    last = points[-1]
+    if min(last.recall_at_10, last.recall_at_100) >= ENOUGH:
+        return True
+    half = [each for each in points if 2 * each.num_probes <= last.num_probes]
+    if not half:
+        return False
+    more_at_10 = last.recall_at_10 - half[-1].recall_at_10
+    return max(more_at_10, last.recall_at_100 - half[-1].recall_at_100) < HARDLY_MORE
 
 
 def _point(candidates: Candidates, queries: Queries, effort: Effort) -> Point:

@@ -47,6 +47,7 @@ from index.overfetch import OVERFETCH, first_allowed
 
 DIM, LATENT, HIDDEN = 256, 30, 128
 CLUSTERS, NOISE = 3000, 0.10  # noise: of the signal's length
+GPU_BLOCK_ROWS, CPU_BLOCK_ROWS = 1 << 20, 1 << 15
 QUERIES, K, CANDIDATES = 1024, 10, 40
 BATCHES = (1, 32, 1024)
 PROBES = (8, 16, 32, 64, 128)
@@ -125,7 +126,7 @@ def measure(
     rehearsal = device == "cpu"
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     sky = Sky(seed, device)
-    block_rows = min(num_rows, 1 << (20 if device == "cuda" else 15))
+    block_rows = min(num_rows, GPU_BLOCK_ROWS if device == "cuda" else CPU_BLOCK_ROWS)
     num_blocks = -(-num_rows // block_rows)
     sizes = [min(block_rows, num_rows - i * block_rows) for i in range(num_blocks)]
     queries = unit(sky.block(num_blocks, QUERIES))  # a block of their own: held out

@@ -128,6 +128,11 @@ class Job:
     precision: Precision
     # Views that may be embedded in it: those that were measured where it is not the sky's own.
     views: tuple[str, ...] = encoders.VIEWS
+    loaded: Encoder | None = None  # the encoder, as it may be in this process already
+
+    def in_processes(self, num_workers: int) -> Job:
+        """The same for so many; only work in this process takes what is loaded in it."""
+        return self if num_workers == 0 and self.cluster is None else replace(self, loaded=None)
 
 
 def choose_workers(num_workers: int | None, num_files: int) -> int:
@@ -173,7 +178,8 @@ def embed_files(
     flushed = time.monotonic()
     if progress and files:
         progress("embedding", 0, len(files))
-    work = Work(partial(_read_files, survey=survey), partial(_file_embedder, job, survey))
+    embedder = partial(_file_embedder, job.in_processes(num_workers), survey)
+    work = Work(partial(_read_files, survey=survey), embedder)
     for task, piece in stream(work, tasks, job=job, num_workers=num_workers):
         if isinstance(piece, workers.Died):
             left = [file for file in task if file.number not in finished]
@@ -266,7 +272,9 @@ def _num_at_once(num_workers: int, cluster: Cluster | None) -> int:
 
 def open_job(job: Job, device: str) -> tuple[Encoder, Store]:
     """The encoder and the store as it is now, in a worker."""
-    encoder = encoders.load(job.encoder, precision=job.precision, device=device)
+    encoder = job.loaded
+    if encoder is None or (encoder.precision, encoder.device) != (job.precision, device):
+        encoder = encoders.load(job.encoder, precision=job.precision, device=device)
     return encoder, Store(job.store, encoder_hash=job.encoder_hash)
 
 

@@ -159,7 +159,7 @@ def embed_joints(
     tasks = deque(list(joints[start : start + BATCH]) for start in range(0, len(joints), BATCH))
     skipped: list[Skipped] = []
     num_done = 0
-    work = Work(_read, partial(_embedder, job))
+    work = Work(_read, partial(_embedder, job.in_processes(num_workers)))
     for task, piece in stream(work, tasks, job=job, num_workers=num_workers):
         if isinstance(piece, workers.Died):
             if len(task) > 1:

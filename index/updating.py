@@ -271,6 +271,7 @@ class Update:
             store=self.sky / "store",
             encoder_hash=self.encoder.hash,
             precision=own,
+            loaded=self.loaded,
         )
         agreement = Agreement({}, (), Counter(), 0)
         if self.loaded.precision == own:

@@ -11,7 +11,6 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float32, Float64, Int64
-from mocpy import MOC
 from numpy import ndarray
 
 from index import disk, lease, search, separations
@@ -28,8 +27,10 @@ from index.search import Neighbors
 from index.segment import Segment, check_size
 from index.segment_rows import SegmentRows
 
-if TYPE_CHECKING:  # it imports this module
-    from index.cluster import Holders, Missing
+if TYPE_CHECKING:
+    from mocpy import MOC
+
+    from index.cluster import Holders, Missing  # which imports this module
 
 FEW_EXCLUDED = 1_000  # objects to exclude: up to here they are found and dropped
 _HIDDEN = ("object_key", "views", "_healpix_29")  # not for predicates

@@ -105,7 +105,7 @@ def _send(connection: Connection, task: Any) -> None:
 def _start(setup: Callable[[], Handler], num_threads: int) -> tuple[Connection, BaseProcess]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, setup, num_threads), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, setup), daemon=True)
     with _openmp_threads(num_threads):
         process.start()
     theirs.close()  # else the end of the worker would never show as the end of its pipe
@@ -116,8 +116,9 @@ def _start(setup: Callable[[], Handler], num_threads: int) -> tuple[Connection, 
 def _openmp_threads(num_threads: int) -> Iterator[None]:
     """What a process started meanwhile finds in its environment.
 
-    OpenMP reads it when it is loaded: torch.set_num_threads comes too late for its idle threads,
-    which spin, and halved the speed of two workers on two cores.
+    OpenMP reads it when it is loaded, and torch computes with as many threads.
+    torch.set_num_threads comes too late for idle threads, which spin, and halved the speed of two
+    workers on two cores.
     """
     before = os.environ.get(OPENMP_THREADS)
     os.environ[OPENMP_THREADS] = str(num_threads)
@@ -130,10 +131,7 @@ def _openmp_threads(num_threads: int) -> Iterator[None]:
             os.environ[OPENMP_THREADS] = before
 
 
-def _serve(connection: Connection, setup: Callable[[], Handler], num_threads: int) -> None:
-    import torch  # here, so that starting a pool of other work need not load it
-
-    torch.set_num_threads(num_threads)
+def _serve(connection: Connection, setup: Callable[[], Handler]) -> None:
     try:
         handle: Handler | None = None
         while (task := connection.recv()) is not None:

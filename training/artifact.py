@@ -159,7 +159,7 @@ def load_codec(folder: Path, name: str, *, key: str, read: Read | None = None) -
         config = released.codec_config(name, values)
     codec = built(lambda: released.build(config), num_tensors=len(tensors), where=where)
     with _named(folder / part / WEIGHTS):
-        tensors = released.from_released(tensors, config)
+        tensors = released.from_released(tensors, codec)
     return filled(codec, tensors, where=folder / part / WEIGHTS)
 
 

@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from app.cli import COMMANDS, TRACEBACK, cli, load
+from app.cli import COMMANDS, TRACEBACK, cli, load, main
 
 FLOORS = ("app", "discovery", "index", "training")
 
@@ -145,22 +145,24 @@ def test_a_taken_port_is_refused(sky_folder: Path) -> None:
     assert f"port {port} of 127.0.0.1 cannot be used" in answer.stderr
 
 
-def test_the_installed_command_searches_a_sky(sky_folder: Path) -> None:
-    command = [sys.executable, "-c", "from app.cli import main; main()"]
+def test_the_installed_command_searches_a_sky(
+    sky_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = ["search", str(sky_folder), "-k", "3", "--json", "--id"]
 
     done = subprocess.run(
-        [*command, "search", str(sky_folder), "--id", "plain", "-k", "3", "--json"],
+        [sys.executable, "-c", "from app.cli import main; main()", *search, "plain"],
         capture_output=True,
         text=True,
         check=True,
     )
-    refused = subprocess.run(
-        [*command, "search", str(sky_folder), "--id", "plane"], capture_output=True, text=True
-    )
+    with pytest.raises(SystemExit) as refused:
+        main([*search, "plane"])
 
     assert len(json.loads(done.stdout)["hits"]) == 3
-    assert refused.returncode == 2
-    assert refused.stdout == ""
-    assert refused.stderr.startswith("skykin: ")
-    assert len(refused.stderr.splitlines()) == 1
-    assert "Traceback" not in refused.stderr
+    assert refused.value.code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("skykin: ")
+    assert len(told.err.splitlines()) == 1
+    assert "Traceback" not in told.err

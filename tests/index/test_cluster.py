@@ -26,7 +26,7 @@ from numpy import ndarray
 
 import discovery
 from discovery import Query
-from index import coding, ray_nodes
+from index import coding, ray_nodes, recall
 from index.choosing import choose
 from index.cluster import Holder, Holders, Missing
 from index.cluster_embedding import stream
@@ -92,6 +92,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         patch.setattr(coding, "NUM_QUERIES", 32)
+        patch.setattr(recall, "NUM_TIMED", 2)
         writer = importlib.import_module("synthetic_sky")
         vectors = importlib.import_module("synthetic_vectors")
 

@@ -246,20 +246,20 @@ def test_builds_carry_a_codec_on_until_it_is_outgrown(
         return open_version(sky)
 
     small = open_version(sky)
-    coded, grown, outgrown = add(4, 30), add(30, 33), add(33, 100)
+    coded, grown, outgrown = add(4, 30), add(30, 33), add(33, 64)
 
     assert small.manifest.codecs == ()
     assert grown.manifest.codecs == coded.manifest.codecs
     assert grown.manifest.curves[0].num_changed == 3
     assert grown.manifest.curves[0].rows == coded.manifest.curves[0].rows
     assert outgrown.manifest.codecs != coded.manifest.codecs
-    assert outgrown.manifest.curves[0].num_rows == 100
+    assert outgrown.manifest.curves[0].num_rows == 64
     hashes = {(live.segment.view, live.segment.codec_hash) for live in outgrown.segments}
     assert sorted(view for view, _ in hashes) == ["image", "joint"]
     compact(sky)
     together = open_version(sky)
     assert together.manifest.codecs == outgrown.manifest.codecs
-    assert [live.segment.num_rows for live in together.segments] == [100, 100]
+    assert [live.segment.num_rows for live in together.segments] == [64, 64]
     for each in (coded, grown, outgrown, together):
         vectors = each.vectors(each.table["object_key"].to_numpy()[:20], "image")
         assert recall_of(each, vectors, k=3) >= 0.9

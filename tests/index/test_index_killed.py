@@ -51,7 +51,7 @@ OF_ALL = [
 
 @pytest.mark.parametrize(
     ("operation", "where", "num_instants"),
-    [("nightly", "work", 3), *OF_ALL],
+    [("nightly", "work", 2), *OF_ALL],
 )
 def test_killed_at_any_instant_nothing_is_lost(
     request: pytest.FixtureRequest,

@@ -46,8 +46,10 @@ def make_nothing(reason: str) -> Handler:
     raise LookupError(reason)
 
 
-def openmp_threads(task: int) -> Iterator[str | None]:
-    yield os.environ.get("OMP_NUM_THREADS")
+def openmp_threads(task: int) -> Iterator[tuple[str | None, int]]:
+    import torch
+
+    yield os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
 
 
 def make_openmp_threads() -> Handler:
@@ -61,7 +63,7 @@ def test_workers_share_the_cores_and_leave_the_environment_alone(
 
     found = list(stream(make_openmp_threads, deque([1]), num_workers=num_cores()))
 
-    assert found == [(1, "1")]
+    assert found == [(1, ("1", 1))]
     assert "OMP_NUM_THREADS" not in os.environ
 
 

@@ -79,7 +79,7 @@ def make_pair(key: str, folder: Path) -> Pair:
     tensors = load_file(part / "model.safetensors")
     config = released.codec_config(seen.name, values)
     ours = released.build(config)
-    ours.load_state_dict(released.from_released(tensors, config))
+    ours.load_state_dict(released.from_released(tensors, ours))
     return Pair(reference.eval(), ours.eval(), values, tensors)
 
 

@@ -120,7 +120,7 @@ def test_both_prefixes_are_read(key: str, pairs: Pairs) -> None:
     older = {name.removeprefix("_"): tensor for name, tensor in pair.tensors.items()}
     assert all(name.startswith("quantizer.") for name in older)
 
-    state = released.from_released(older, pair.ours.config)
+    state = released.from_released(older, pair.ours)
 
     for name, tensor in pair.ours.state_dict().items():
         assert torch.equal(state[name], tensor)
@@ -136,17 +136,17 @@ def test_our_file_loads_into_the_reference(pairs: Pairs, tmp_path: Path) -> None
 
 def test_a_broken_file_is_named_by_its_tensor(pairs: Pairs) -> None:
     pair = pairs["tok_segmap"]
-    config, good = pair.ours.config, pair.tensors
+    ours, good = pair.ours, pair.tensors
     name = "encoder.net.0.weight"
     with pytest.raises(ValueError, match=f"no tensor '{name}'"):
-        released.from_released({k: v for k, v in good.items() if k != name}, config)
+        released.from_released({k: v for k, v in good.items() if k != name}, ours)
     with pytest.raises(ValueError, match=r"unexpected tensor 'encoder.net.9.weight'"):
-        released.from_released(good | {"encoder.net.9.weight": good[name]}, config)
+        released.from_released(good | {"encoder.net.9.weight": good[name]}, ours)
     with pytest.raises(ValueError, match=rf"{name} has shape \(1,\), .* asks for \(64, 1, 4, 4\)"):
-        released.from_released(good | {name: torch.zeros(1)}, config)
+        released.from_released(good | {name: torch.zeros(1)}, ours)
     wrong = torch.tensor([8, 5, 5, 6], dtype=torch.int32)
     with pytest.raises(ValueError, match=r"_quantizer.levels is \[8, 5, 5, 6\]"):
-        released.from_released(good | {"_quantizer.levels": wrong}, config)
+        released.from_released(good | {"_quantizer.levels": wrong}, ours)
 
 
 @pytest.mark.parametrize(

@@ -83,23 +83,24 @@ def build(config: CodecConfig) -> Codec:
             return EllipsesTokenizer(config)
 
 
-def from_released(tensors: Mapping[str, Tensor], config: CodecConfig) -> dict[str, Tensor]:
+def from_released(tensors: Mapping[str, Tensor], codec: Codec) -> dict[str, Tensor]:
     """Rename the tensors of a released file for `load_state_dict` of a tokenizer.
 
-    Scalar codecs were released with the prefix `quantizer.` and are saved by the package with
-    `_quantizer.`; both are understood. A moving average of the weights is left out: the release
-    does not use it either.
+    Of the tokenizer the names and shapes count, its tensors may be without memory. Scalar codecs
+    were released with the prefix `quantizer.` and are saved by the package with `_quantizer.`; both
+    are understood. A moving average of the weights is left out: the release does not use it either.
 
     Raises:
         ValueError: a tensor is missing, unknown, of the wrong shape, or a constant that
             contradicts the configuration; names the tensor.
     """
+    config, shapes = codec.config, _shapes(codec)
     found = {
         f"_{name}" if name.startswith("quantizer.") else name: tensor
         for name, tensor in tensors.items()
         if not name.startswith("ema.")
     }
-    names, constants = _names(config), _constants(config)
+    names, constants = _names(config, shapes), _constants(config)
     wanted = {name.released for name in names.values()} | set(constants)
     unknown, missing = sorted(set(found) - wanted), sorted(wanted - set(found))
     if unknown:
@@ -120,7 +121,6 @@ def from_released(tensors: Mapping[str, Tensor], config: CodecConfig) -> dict[st
                 f"{released} is {found[released].tolist()}, "
                 f"its configuration asks for {constant.tolist()}"
             )
-    shapes = _shapes(config)
     return {own: found[name.released].reshape(shapes[own]) for own, name in names.items()}
 
 
@@ -130,7 +130,8 @@ def to_released(state: Mapping[str, Tensor], config: CodecConfig) -> dict[str, T
     Raises:
         ValueError: the tokenizer was changed for speed (fast_image.py).
     """
-    names = _names(config)
+    with without_memory():
+        names = _names(config, _shapes(build(config)))
     if set(state) != set(names):
         foreign = sorted(set(state) ^ set(names))[0]
         raise ValueError(
@@ -147,11 +148,11 @@ def to_released(state: Mapping[str, Tensor], config: CodecConfig) -> dict[str, T
 _GRID = "latent_grid._wavelength"
 
 
-def _names(config: CodecConfig) -> dict[str, _Name]:
+def _names(config: CodecConfig, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Name]:
     """Of every tensor of a tokenizer, by our name."""
     modules = dict(_modules(config))
     names = {}
-    for own, shape in _shapes(config).items():
+    for own, shape in shapes.items():
         module, _, parameter = own.rpartition(".")
         if own == "grid_angstrom":
             names[own] = _Name(_GRID, (1, *shape))
@@ -165,9 +166,8 @@ def _names(config: CodecConfig) -> dict[str, _Name]:
     return names
 
 
-def _shapes(config: CodecConfig) -> dict[str, tuple[int, ...]]:
-    with without_memory():
-        return {name: tuple(tensor.shape) for name, tensor in build(config).state_dict().items()}
+def _shapes(codec: Codec) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in codec.state_dict().items()}
 
 
 def _constants(config: CodecConfig) -> dict[str, Tensor]:

@@ -30,8 +30,8 @@ from index.reference import (
     write_down,
 )
 from index.unproved import withdraw
-from index.updating import Update, find_base
-from index.versions import publish
+from index.updating import Update
+from index.versions import find_base, publish
 from training import encoder as encoders
 from training.encoder import Precision
 from training.observations import Skipped

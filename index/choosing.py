@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Int64
-from mocpy import MOC
 from numpy import ndarray
 
 from index.filtering import Filter
 from index.footprint import covers
 from index.version import Version
+
+if TYPE_CHECKING:
+    from mocpy import MOC
 
 
 def choose(

@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
 from index.version import Version
 from training.modalities import VIEWS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NUM_RESAMPLES = 1000  # of the bootstrap
 _QUERIES_AT_A_TIME = 1024  # bounds memory: this many rows of scores at once
@@ -195,6 +197,8 @@ def read_labels(file: str | Path, label: str) -> pd.Series[float]:
     Raises:
         ValueError: no such file or column, an id comes twice, or a value is not in 0 to 1.
     """
+    import pandas as pd  # half a second, which a quiet night has not
+
     path = Path(file)
     if not path.is_file():
         raise ValueError(f"labels file {path} does not exist")

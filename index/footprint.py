@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy import units
 from astropy.coordinates import Latitude, Longitude
 from jaxtyping import Bool, Float64, Int64
-from mocpy import MOC
 from numpy import ndarray
 
 from index import disk
 from index.errors import VersionCorrupt
+
+if TYPE_CHECKING:  # mocpy and what it needs take a second to import, which a quiet night has not
+    from mocpy import MOC
 
 ORDER = 10
 
@@ -34,6 +37,8 @@ def footprint(ra_deg: Float64[ndarray, " n"], dec_deg: Float64[ndarray, " n"]) -
 
 def cells_of(ra_deg: Float64[ndarray, " n"], dec_deg: Float64[ndarray, " n"]) -> MOC:
     """The cells of order 10 that some positions lie in."""
+    from mocpy import MOC
+
     longitude = Longitude(ra_deg * units.deg)
     latitude = Latitude(dec_deg * units.deg)
     return MOC.from_lonlat(longitude, latitude, max_norder=ORDER)
@@ -84,6 +89,8 @@ def _among(cells: Int64[ndarray, " n"], there: Int64[ndarray, " m"]) -> Bool[nda
 
 
 def _as_moc(cells: Int64[ndarray, " n"]) -> MOC:
+    from mocpy import MOC
+
     depth = np.full(len(cells), ORDER, np.uint8)
     return MOC.from_healpix_cells(cells.astype(np.uint64), depth, max_depth=ORDER)
 
@@ -116,6 +123,8 @@ def read_moc(path: Path) -> MOC:
     Raises:
         ValueError: it is missing, or none of these.
     """
+    from mocpy import MOC
+
     try:
         content = path.read_bytes()
         if content.startswith(b"SIMPLE"):
@@ -129,6 +138,8 @@ def read_moc(path: Path) -> MOC:
 
 
 def read_footprint(path: Path) -> MOC:
+    from mocpy import MOC
+
     try:
         return MOC.load(path, format="fits")
     except (OSError, ValueError) as error:

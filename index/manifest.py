@@ -101,10 +101,6 @@ class Manifest(BaseModel):
     # joint views of several surveys that could not be made; None: older, not written down
     num_joint_left_out: int | None = None
 
-    def curve_of(self, view: str) -> RecallCurve | None:
-        """What efforts reach in a view; None: it is scanned exactly."""
-        return next((curve for curve in self.curves if curve.view == view), None)
-
 
 class SkyHead(BaseModel):
     """sky.json: what makes a folder a sky."""

@@ -48,9 +48,9 @@ from index.reference import (
 from index.removals import InputKey
 from index.saved_searches import NewNear, SavedSearch, new_near, read_saved
 from index.unproved import unproved, withdraw
-from index.updating import Base, Draft, Update, find_base
+from index.updating import Draft, Update
 from index.version import Version
-from index.versions import open_version, publish
+from index.versions import Base, find_base, open_version, publish
 from training import encoder as encoders
 
 

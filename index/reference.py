@@ -42,7 +42,7 @@ def head_of(sky: Path) -> SkyHead | None:
         number = current_number(sky)
     except VersionCorrupt:
         number = -1
-    if number in known:  # else the newest that is whole, as updating.find_base has it
+    if number in known:  # else the newest that is whole, as versions.find_base has it
         known = [number]
     for number in reversed(known):
         try:

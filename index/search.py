@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float16, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 
 from index.filtering import Filter, Live
@@ -47,7 +47,7 @@ def unit_queries(queries: Float32[ndarray, "query dim"]) -> Float32[ndarray, "qu
         ValueError: a query is zero or not finite.
     """
     wide = queries.astype(np.float64)
-    length = np.sqrt(np.einsum("qd,qd->q", wide, wide))
+    length = np.sqrt(np.vecdot(wide, wide))
     if len(length) and not (length.min() > 0 and length.max() < np.inf):  # NaN is neither
         bad = int((np.isfinite(length) & (length > 0)).argmin())
         raise ValueError(
@@ -111,7 +111,10 @@ def _looked_at(
 ) -> Scored:
     """The best of some rows, or of all, for each of many queries, by products of blocks."""
     num_rows = segment.num_rows if rows is None else len(rows)
+    wide = queries.astype(np.float64)
     found: list[list[Scored]] = [[] for _ in queries]
+    best = np.full((len(queries), num_best), -np.inf)  # scores so far
+    least = np.full(len(queries), -np.inf)  # score that so many rows reach at least
     for start in range(0, num_rows, _BLOCK_ROWS):
         stop = min(start + _BLOCK_ROWS, num_rows)
         here = slice(start, stop) if rows is None else rows[start:stop]
@@ -120,8 +123,18 @@ def _looked_at(
         step = max(1, _PRODUCT_SIZE // len(vectors))
         for first in range(0, len(queries), step):
             products = queries[first : first + step] @ vectors.T
-            for i, product in enumerate(products, first):
-                found[i].append(_best(queries[i], stored, keys, product, num_best))
+            some = slice(first, first + len(products))
+            if num_best <= len(vectors) and not np.isfinite(least[some]).all():
+                place = len(vectors) - num_best
+                least[some] = np.partition(products, place, axis=1)[:, place]
+            line, near = np.nonzero(products >= (least[some] - _SLACK)[:, None])
+            ends = np.cumsum(np.bincount(line, minlength=len(products)))[:-1]
+            for i, places in enumerate(np.split(near, ends), first):
+                if len(places):
+                    scores = _cosines(wide[i], stored[places].astype(np.float64))
+                    found[i].append((keys[places], scores))
+                    best[i] = np.partition(np.append(best[i], scores), len(scores))[len(scores) :]
+            least[some] = np.maximum(least[some], best[some].min(axis=1))
     if not num_rows:
         return np.full((len(queries), 0), -1), np.full((len(queries), 0), -np.inf)
     return _padded(found)
@@ -136,11 +149,11 @@ def _scored(
     step = max(1, _GATHERED // max(rows.shape[1], 1))
     for start in range(0, len(queries), step):
         here = slice(start, start + step)
-        vectors = stored[rows[here]].astype(np.float64)  # (query, n, dim)
-        scores[here] = _cosines(wide[here, None], vectors)
-    there = rows >= 0
-    if there.all():
+        vectors = stored.take(rows[here], axis=0, mode="wrap")  # (query, n, dim); any for -1
+        scores[here] = _cosines(wide[here, None], vectors.astype(np.float64))
+    if not rows.size or rows.min() >= 0:
         return segment.object_key[rows], scores
+    there = rows >= 0
     return np.where(there, segment.object_key[rows], -1), np.where(there, scores, -np.inf)
 
 
@@ -148,9 +161,8 @@ def _cosines(
     queries: Float64[ndarray, "*#batch dim"], vectors: Float64[ndarray, "*#batch dim"]
 ) -> Float64[ndarray, "*batch"]:
     """Of unit queries and stored vectors, the same in any batch."""
-    products = np.einsum("...d,...d->...", queries, vectors)
-    squares = np.einsum("...d,...d->...", vectors, vectors)
-    cosines: ndarray = products / np.sqrt(np.maximum(squares, _TINY))
+    squares = np.vecdot(vectors, vectors)
+    cosines: ndarray = np.vecdot(queries, vectors) / np.sqrt(np.maximum(squares, _TINY))
     return cosines
 
 
@@ -163,22 +175,6 @@ def _padded(pieces: Sequence[Sequence[Scored]]) -> Scored:
     for i, (some_keys, some_scores) in enumerate(joined):
         keys[i, : len(some_keys)], scores[i, : len(some_keys)] = some_keys, some_scores
     return keys, scores
-
-
-def _best(
-    query: Float32[ndarray, " dim"],
-    stored: Float16[ndarray, "row dim"],
-    keys: Int64[ndarray, " row"],
-    product: Float32[ndarray, " row"],
-    num_best: int,
-) -> tuple[Int64[ndarray, " n"], Float64[ndarray, " n"]]:
-    """Keys and exact scores of every row that may be among the best."""
-    if num_best < len(product):
-        least = np.partition(product, len(product) - num_best)[len(product) - num_best]
-        near = np.flatnonzero(product >= least - _SLACK)
-    else:
-        near = np.arange(len(product))
-    return keys[near], _cosines(query.astype(np.float64), stored[near].astype(np.float64))
 
 
 def ranked(
@@ -232,6 +228,8 @@ def nothing(num_queries: int, k: int) -> Neighbors:
 def without(neighbors: Neighbors, keys: Int64[ndarray, " excluded"], *, k: int) -> Neighbors:
     """The first k of each query that are none of these objects."""
     if not len(keys):
+        if neighbors.keys.shape[1] == k:
+            return neighbors
         return Neighbors(neighbors.keys[:, :k], neighbors.scores[:, :k])
     dropped = np.isin(neighbors.keys, keys)
     order = np.argsort(dropped, axis=1, kind="stable")[:, :k]

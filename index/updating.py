@@ -29,7 +29,7 @@ from index.embedding import (
     choose_workers,
     embed_files,
 )
-from index.errors import EncoderMismatch, VersionCorrupt
+from index.errors import EncoderMismatch
 from index.inputs import Input, read_inputs
 from index.joint_rows import RowPlan, plan_rows
 from index.manifest import EncoderReference, Manifest, read_manifest
@@ -39,42 +39,11 @@ from index.reference import write_down
 from index.removals import InputKey, Removals, find_removals
 from index.store import Store
 from index.vectors import add_vectors
-from index.versions import Version, current_number, numbers
+from index.versions import Base, numbers
 from index.writing import VersionWriter, labelled
 from training.encoder import Encoder, Precision
 from training.observations import Skipped
 from training.surveys import companions
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """What an update adds to."""
-
-    version: Version | None  # None: the sky has none yet
-    is_published: bool  # False: CURRENT is lost, this is the newest version that is whole
-
-
-def find_base(sky: Path) -> Base:
-    """The published version; where CURRENT is missing or names none, the newest that is whole.
-
-    The caller holds the sky's lock, so nothing is pruned meanwhile but by the caller.
-
-    Raises:
-        VersionCorrupt: the published version is there, but not whole.
-    """
-    there = numbers(sky)
-    try:
-        number = current_number(sky)
-    except VersionCorrupt:
-        number = -1
-    if number in there:
-        return Base(Version(sky, number, held=False), is_published=True)
-    for number in reversed(there):  # so that nothing that was there is lost
-        try:
-            return Base(Version(sky, number, held=False), is_published=False)
-        except VersionCorrupt:
-            continue
-    return Base(None, is_published=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

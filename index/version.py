@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float32, Float64, Int64
-from mocpy import MOC
 from numpy import ndarray
 
-from index import disk, lease, search
+from index import disk, lease, search, separations
 from index.errors import UnknownObject, VersionCorrupt
 from index.filtering import Filter, Filters, Live
 from index.footprint import read_footprint
@@ -22,17 +21,18 @@ from index.manifest import Manifest, read_manifest
 from index.object_table import ObjectTable
 from index.partitions import read_partitions
 from index.predicate import condition
-from index.recall import DEFAULT_RECALL
+from index.probing import Effort
+from index.recall import DEFAULT_RECALL, RecallCurve
 from index.search import Neighbors
 from index.segment import Segment, check_size
 from index.segment_rows import SegmentRows
-from training.observations import check_position
 
-if TYPE_CHECKING:  # it imports this module
-    from index.cluster import Holders, Missing
+if TYPE_CHECKING:
+    from mocpy import MOC
+
+    from index.cluster import Holders, Missing  # which imports this module
 
 FEW_EXCLUDED = 1_000  # objects to exclude: up to here they are found and dropped
-_MARGIN_DEG = 1e-5  # what rounding makes of a separation, near 180 degrees
 _HIDDEN = ("object_key", "views", "_healpix_29")  # not for predicates
 
 
@@ -75,6 +75,9 @@ class Version:
             record.view for record in self.manifest.segments if record.num_rows > record.num_deleted
         }
         self.views: tuple[str, ...] = tuple(sorted(alive))
+
+        self._curves = {each.view: each for each in self.manifest.curves}
+        self._efforts = lru_cache(maxsize=256)(partial(_efforts, self._curves))
 
     def _open_segment(self, i: int) -> Live:
         record = self.manifest.segments[i]
@@ -170,44 +173,12 @@ class Version:
     def in_cone(
         self, ra_deg: float, dec_deg: float, radius_arcsec: float
     ) -> tuple[Int64[ndarray, " n"], Float64[ndarray, " n"]]:
-        """Keys and separations (arcsec) within a radius, nearest first.
-
-        Objects without a position are never found: `num_without_position` says how many.
-
-        Raises:
-            ValueError: the position is off the sky or the radius not in (0, 648,000] arcsec.
-        """
-        check_position(ra_deg, dec_deg)
-        if not 0 < radius_arcsec <= 648_000:
-            raise ValueError(
-                f"expected a radius above 0 and up to 648,000 arcsec, got {radius_arcsec}"
-            )
-        keys, separations = [np.empty(0, np.int64)], [np.empty(0)]
-        for some in self.object_table.positions():
-            # as far apart as their declinations at least; most of the sky goes here
-            band = np.abs(some.dec_deg - dec_deg) <= radius_arcsec / 3600 + _MARGIN_DEG
-            near = np.flatnonzero(band)
-            apart = _separations(some.ra_deg[near], some.dec_deg[near], ra_deg, dec_deg)
-            inside = apart <= radius_arcsec
-            keys.append(some.keys[near[inside]])
-            separations.append(apart[inside])
-        found, apart = np.concatenate(keys), np.concatenate(separations)
-        order = np.lexsort((found, apart))
-        return found[order], apart[order]
+        """Keys and separations (arcsec) within a radius, nearest first (see separations.py)."""
+        return separations.in_cone(self.object_table, ra_deg, dec_deg, radius_arcsec)
 
     def nearest(self, ra_deg: float, dec_deg: float) -> tuple[int, float] | None:
-        """Key and separation (arcsec) of the object nearest to a position, however far.
-
-        None where no object has a position. Of objects equally near the one of the lowest key.
-        """
-        check_position(ra_deg, dec_deg)
-        best: tuple[float, int] | None = None
-        for some in self.object_table.positions():
-            apart = _separations(some.ra_deg, some.dec_deg, ra_deg, dec_deg)
-            least = apart.min()
-            found = float(least), int(some.keys[apart == least].min())
-            best = found if best is None else min(best, found)
-        return None if best is None else (best[1], best[0])
+        """Key and separation (arcsec) of the object nearest to a position, however far."""
+        return separations.nearest(self.object_table, ra_deg, dec_deg)
 
     def vectors(self, keys: Int64[ndarray, " n"], view: str) -> Float32[ndarray, "n dim"]:
         """Unit search vectors of some objects; the first row of the view where there are several.
@@ -400,15 +371,15 @@ class Version:
         find: Callable[..., Neighbors] = search.find
         if self.holders is not None:
             find = partial(self.holders.find, missing=missing)
-        curve = self.manifest.curve_of(view)
+        curve = self._curves.get(view)
         if curve is None or recall == 1:
             return find(queries, segments, k=k, chosen=chosen)
-        near = curve.effort(recall, direction=False, k=k)
-        found = find(queries, segments, k=k, chosen=chosen, effort=near)
-        far = found.scores[:, 0] < curve.near
-        if near is not None and far.any():
-            effort = curve.effort(recall, direction=True, k=k)
-            again = find(queries[far], segments, k=k, chosen=chosen, effort=effort)
+        effort, effort_far = self._efforts(view, recall, k)
+        found = find(queries, segments, k=k, chosen=chosen, effort=effort)
+        best = found.scores[:, 0]
+        if effort is not None and len(best) and best.min() < curve.near:
+            far = best < curve.near
+            again = find(queries[far], segments, k=k, chosen=chosen, effort=effort_far)
             found.keys[far], found.scores[far] = again.keys, again.scores
         return found
 
@@ -428,16 +399,9 @@ class Version:
         return segment, row
 
 
-def _separations(
-    ra_deg: Float64[ndarray, " n"], dec_deg: Float64[ndarray, " n"], of_ra: float, of_dec: float
-) -> Float64[ndarray, " n"]:
-    """How far positions are from another, in arcsec."""
-    centre = _points(np.array([of_ra]), np.array([of_dec]))[0]
-    chord = np.linalg.norm(_points(ra_deg, dec_deg) - centre, axis=1)
-    return np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))) * 3600
-
-
-def _points(ra_deg: ndarray, dec_deg: ndarray) -> Float64[ndarray, "n 3"]:
-    """Points on the unit sphere."""
-    ra, dec = np.radians(ra_deg), np.radians(dec_deg)
-    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
+def _efforts(
+    curves: Mapping[str, RecallCurve], view: str, recall: float | int, k: int
+) -> tuple[Effort | None, Effort | None]:
+    """For rows and for directions; to look them up takes as long as a tenth of a search."""
+    rows, along = (curves[view].effort(recall, direction=each, k=k) for each in (False, True))
+    return rows, along

@@ -25,11 +25,13 @@ from index.version import Version
 MAX_LOST_RECALL = 0.03  # of two measurements on a few hundred rows
 
 __all__ = [
+    "Base",
     "Problem",
     "VerifyReport",
     "Version",
     "VersionSummary",
     "current_number",
+    "find_base",
     "numbers",
     "open_version",
     "publish",
@@ -143,6 +145,37 @@ def _opened(sky: Path, number: int, device: str, cluster: Cluster | None) -> Ver
     version = Version(sky, number)  # here for its objects; a device is that of the actors
     version.holders = Holders(version, cluster, device=device)
     return version
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What an update adds to."""
+
+    version: Version | None  # None: the sky has none yet
+    is_published: bool  # False: CURRENT is lost, this is the newest version that is whole
+
+
+def find_base(sky: Path) -> Base:
+    """The published version; where CURRENT is missing or names none, the newest that is whole.
+
+    The caller holds the sky's lock, so nothing is pruned meanwhile but by the caller.
+
+    Raises:
+        VersionCorrupt: the published version is there, but not whole.
+    """
+    there = numbers(sky)
+    try:
+        number = current_number(sky)
+    except VersionCorrupt:
+        number = -1
+    if number in there:
+        return Base(Version(sky, number, held=False), is_published=True)
+    for number in reversed(there):  # so that nothing that was there is lost
+        try:
+            return Base(Version(sky, number, held=False), is_published=False)
+        except VersionCorrupt:
+            continue
+    return Base(None, is_published=False)
 
 
 def numbers(sky: Path) -> list[int]:

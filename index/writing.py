@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int64
-from mocpy import MOC
 from numpy import ndarray
 
 from index import coding, compaction, disk, sky_head
@@ -46,6 +46,9 @@ from index.store import Store
 from index.version import Version
 from index.versions import numbers
 from training.encoder import FOREIGN, Encoder
+
+if TYPE_CHECKING:
+    from mocpy import MOC
 
 
 def labelled(table: pa.Table, view: str) -> pa.Table:

@@ -167,7 +167,7 @@ def test_rows_are_divided_among_segments(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_memory_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     memory = module("resident_memory", monkeypatch)
     before = memory.anonymous_mib()
-    # 64 MiB: more than the 32 that glibc may keep of what was freed, and hand out again
+    # more than the 32 MiB that the allocator may keep of what was freed and hand out again
     held = np.ones(2**23)
     assert memory.anonymous_mib() - before == pytest.approx(64, abs=4)
     file = tmp_path / "held.npy"

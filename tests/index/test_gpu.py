@@ -109,21 +109,21 @@ def test_tensors_are_added_as_arrays_are(seed: int) -> None:
 
 @pytest.mark.parametrize("num_blocks", [1, 3])
 @pytest.mark.parametrize("code_dim", [None, 8])
-@pytest.mark.parametrize("flat_size", [0, 1 << 20])
+@pytest.mark.parametrize("graph_size", [0, 1 << 20])
 def test_filled_through_a_device_is_what_the_codec_fills(
     num_blocks: int,
     code_dim: int | None,
-    flat_size: int,
+    graph_size: int,
     seed: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(codecs, "FLAT_SIZE", flat_size)
+    monkeypatch.setattr(codecs, "GRAPH_SIZE", graph_size)
     vectors = unit(3000, 16, seed)
     config = CodecConfig(kind="sq8", dim=16, code_dim=code_dim, num_lists=16, num_iterations=2)
     codec = codecs.train(vectors, config)
     blocks = np.array_split(vectors, num_blocks)
     ours, theirs = gpu.fill(codec.empty(), blocks, gpu=None), codecs.fill(codec, blocks)
-    coarse = faiss.IndexFlatIP if flat_size else faiss.IndexHNSWFlat
+    coarse = faiss.IndexFlatIP if graph_size else faiss.IndexHNSWFlat
     assert type(faiss.downcast_index(gpu.parts(ours)[1].quantizer)) is coarse
     queries = unit(20, 16, seed + 1)
     for index in (ours, faiss.deserialize_index(faiss.serialize_index(ours))):

@@ -47,11 +47,11 @@ def test_codecs_are_those_that_a_build_chooses(num: int) -> None:
 
 
 @pytest.mark.parametrize(("kind", "code_dim"), [("rabitq", None), ("sq8", None), ("sq8", 16)])
-@pytest.mark.parametrize("flat_size", [0, 1 << 20])
+@pytest.mark.parametrize("graph_size", [0, 1 << 20])
 def test_bytes_of_codes_are_those_that_faiss_writes(
-    kind: Kind, code_dim: int | None, flat_size: int, seed: int, monkeypatch: pytest.MonkeyPatch
+    kind: Kind, code_dim: int | None, graph_size: int, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(codecs, "FLAT_SIZE", flat_size)  # with and without a graph
+    monkeypatch.setattr(codecs, "GRAPH_SIZE", graph_size)  # with and without a graph
     config = CodecConfig(kind=kind, dim=64, code_dim=code_dim, num_lists=128, num_iterations=1)
     vectors = np.random.default_rng(seed).standard_normal((6000, 64)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

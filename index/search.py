@@ -48,7 +48,8 @@ def unit_queries(queries: Float32[ndarray, "query dim"]) -> Float32[ndarray, "qu
     """
     wide = queries.astype(np.float64)
     length = np.sqrt(np.vecdot(wide, wide))
-    if len(length) and not (length.min() > 0 and length.max() < np.inf):  # NaN is neither
+    # one by one, which is quicker than numpy for a query or two; NaN is neither
+    if not all(0 < each < np.inf for each in length.tolist()):
         bad = int((np.isfinite(length) & (length > 0)).argmin())
         raise ValueError(
             f"query {bad} cannot be scaled to unit length: its length is {length[bad]}"
@@ -151,7 +152,7 @@ def _scored(
         here = slice(start, start + step)
         vectors = stored.take(rows[here], axis=0, mode="wrap")  # (query, n, dim); any for -1
         scores[here] = _cosines(wide[here, None], vectors.astype(np.float64))
-    if not rows.size or rows.min() >= 0:
+    if -1 not in rows[:, -1:].ravel().tolist():  # which comes after all that was found
         return segment.object_key[rows], scores
     there = rows >= 0
     return np.where(there, segment.object_key[rows], -1), np.where(there, scores, -np.inf)

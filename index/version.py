@@ -377,7 +377,7 @@ class Version:
         effort, effort_far = self._efforts(view, recall, k)
         found = find(queries, segments, k=k, chosen=chosen, effort=effort)
         best = found.scores[:, 0]
-        if effort is not None and len(best) and best.min() < curve.near:
+        if effort is not None and min(best.tolist(), default=np.inf) < curve.near:
             far = best < curve.near
             again = find(queries[far], segments, k=k, chosen=chosen, effort=effort_far)
             found.keys[far], found.scores[far] = again.keys, again.scores

@@ -6,6 +6,7 @@ All of it needs Ray, the extra `cluster` (`make test-cluster`), but for the firs
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -28,7 +29,7 @@ import discovery
 from discovery import Query
 from index import coding, ray_nodes
 from index.choosing import choose
-from index.cluster import Holder, Holders, Missing
+from index.cluster import Holder, Holders, Missing, machine_for
 from index.cluster_embedding import stream
 from index.codec import IndexConfig
 from index.compacting import compact
@@ -260,6 +261,51 @@ def test_another_replica_answers_for_one_that_is_lost(
     assert still_there == second
     assert stand_in != first
     holders_of(version).close()
+
+
+@pytest.mark.parametrize(
+    ("others", "taken", "shunned", "gpus", "expected"),
+    [
+        ("", "", "", 0, "a"),
+        ("a", "a", "", 0, "b"),
+        ("b", "aabc", "", 0, "c"),
+        ("abc", "abca", "", 0, "b"),
+        ("bc", "bc", "a", 0, "b"),  # with another replica rather than where none may live
+        ("", "", "a", 0, "b"),
+        ("", "b", "", 1, "b"),  # of its two GPUs one is left, the others have none
+        ("b", "b", "b", 1, "b"),
+        ("", "bb", "", 1, "a"),  # none has one: Ray tells
+    ],
+)
+def test_replicas_go_apart_and_machines_fill_evenly(
+    others: str, taken: str, shunned: str, gpus: int, expected: str
+) -> None:
+    nodes = [{"NodeID": each, "Resources": {"GPU": 2.0} if each == "b" else {}} for each in "abc"]
+    chosen = machine_for(nodes, [*others], Counter(taken), shunned=shunned, gpus=gpus)
+    assert chosen["NodeID"] == expected
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.parametrize("num_replicas", [1, 2])
+def test_a_machine_lost_in_mid_query_is_done_without(made: Path, num_replicas: int) -> None:
+    program, queries = Path(__file__).with_name("lost_machine.py"), made.parent / "queries.npy"
+    done = subprocess.run(
+        [sys.executable, str(program), str(made), str(queries), str(num_replicas)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | ray_nodes._QUIET | {ray_nodes._LOOPBACK: "0", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+
+    assert told["nodes"] == 3
+    assert [len(set(places)) for places in told["before"]] == [num_replicas] * 2
+    assert told["waiting"] >= 4 // num_replicas
+    assert told["answers"] == [{"is_same": True, "missing": []}] * 4
+    assert [len(set(places)) for places in told["after"]] == [num_replicas] * 2
+    assert not any(told["lost"] in places for places in told["after"])
 
 
 @needs_ray

@@ -11,8 +11,9 @@ An actor that is lost is replaced. Until then another replica answers; where the
 waits for the new one. Where that does not come either, the answer says which rows were not
 searched (`Missing`), or `PartMissing` is raised where nobody asked to be told.
 
-Actors take no CPU from Ray's books (num_cpus=0), for they mostly wait, and Ray Data would starve
-beside actors that hold every core. They end with the version that they were made for.
+Replicas of a share go to different machines while there are enough, so that one lost machine takes
+one of them. Actors take no CPU from Ray's books (num_cpus=0), for they mostly wait, and Ray Data
+would starve beside actors that hold every core. They end with the version that they were made for.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -42,6 +43,8 @@ from index.version import Version
 
 OPENING_SECONDS = 300.0  # an actor imports torch, and may copy its segments to a GPU
 AT_ONCE = 8  # queries that one actor works on
+# Ray places an actor that asks for nothing at random, whatever machine it was told
+LEAST_BYTES = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +128,15 @@ class _Group:
 
     names: tuple[str, ...]
     rows: dict[str, int]  # live rows by view
-    start: Callable[[int], Any]  # number of a replica -> a new actor
+    start: Callable[[int, bool], Any]  # number of a replica, on another machine? -> a new actor
     replicas: list[Any] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def put_in_place(self, number: int, lost: Any) -> None:
-        """Replace an actor, once, however many queries lost it."""
+    def put_in_place(self, number: int, lost: Any, *, elsewhere: bool) -> None:
+        """Replace an actor, once, however many queries lost it; on another machine if asked."""
         with self.lock:
             if self.replicas[number] is lost:
-                self.replicas[number] = self.start(number)
+                self.replicas[number] = self.start(number, elsewhere)
 
 
 class Holders:
@@ -180,15 +183,20 @@ class Holders:
         num_actors = num_groups * self.cluster.num_replicas
         actors_a_node = -(-num_actors // len(nodes))
         gpus = 0 if device == "cpu" else 1
+        machines: list[list[str]] = []  # of the replicas of each group, as Ray was told
 
-        def starter(place: int, names: tuple[str, ...]) -> Callable[[int], Any]:
-            def start(replica: int) -> Any:
-                there = alive_nodes()
-                node = there[(place + replica) % len(there)]
+        def starter(names: tuple[str, ...], mine: list[str]) -> Callable[[int, bool], Any]:
+            def start(replica: int, elsewhere: bool) -> Any:
+                shunned = mine[replica] if elsewhere else ""
+                mine[replica] = ""  # where a lost one was is free again
+                taken = Counter(machine for each in machines for machine in each)
+                node = machine_for(alive_nodes(), mine, taken, shunned=shunned, gpus=gpus)
+                mine[replica] = node["NodeID"]
                 cores = int(node["Resources"].get("CPU", 1))
                 options = {
-                    "num_cpus": 0, "num_gpus": gpus, "max_concurrency": AT_ONCE,
-                    # soft: where that machine is gone or full, another will do
+                    "num_cpus": 0, "num_gpus": gpus, "memory": LEAST_BYTES,
+                    "max_concurrency": AT_ONCE,
+                    # soft: where that machine goes meanwhile, another will do
                     "scheduling_strategy": NodeAffinitySchedulingStrategy(
                         node["NodeID"], soft=True
                     ),
@@ -201,14 +209,15 @@ class Holders:
             return start
 
         groups = []
-        for place, mine in enumerate(_shared_out(lives, num_groups)):
+        for mine in _shared_out(lives, num_groups):
             rows: dict[str, int] = {}
             for live in mine:
                 view = live.segment.view
                 rows[view] = rows.get(view, 0) + live.num_rows
             names = tuple(live.segment.name for live in mine)
-            group = _Group(names, rows, starter(place, names))
-            group.replicas = [group.start(i) for i in range(self.cluster.num_replicas)]
+            machines.append([""] * self.cluster.num_replicas)
+            group = _Group(names, rows, starter(names, machines[-1]))
+            group.replicas = [group.start(i, False) for i in range(self.cluster.num_replicas)]
             groups.append(group)
         return groups
 
@@ -301,7 +310,10 @@ class Holders:
                     break
             except ray.exceptions.RayError as error:
                 reason = _reason(error, patience)
-                group.put_in_place(number, actor)
+                # Where Ray does not know what came of it, its machine may be gone, and count as
+                # there for some seconds: an actor that is sent there is lost too.
+                is_unclear = isinstance(error, ray.exceptions.ActorUnavailableError)
+                group.put_in_place(number, actor, elsewhere=is_unclear)
             number, actor, reference = _ask(group, (number + 1) % len(group.replicas), call)
         return reason
 
@@ -323,6 +335,35 @@ class Holders:
             ):
                 self._sent.popitem(last=False)
             return known[1]
+
+
+def machine_for(
+    nodes: Sequence[dict[str, Any]],
+    others: Sequence[str],
+    taken: Counter[str],
+    *,
+    shunned: str = "",
+    gpus: int = 0,
+) -> dict[str, Any]:
+    """Of machines as Ray describes them, the one for a new actor.
+
+    One with GPUs left, where it needs them; then not the shunned one; then one that no other
+    replica is on; then the one with the fewest actors; then the first.
+
+    Args:
+        nodes: At least one.
+        others: Ids of the machines that other replicas of the same segments are on.
+        taken: Actors of this version by id of the machine.
+        shunned: Id of a machine that may be gone.
+        gpus: That the actor needs.
+    """
+
+    def rank(node: dict[str, Any]) -> tuple[bool, bool, int, int]:
+        machine = node["NodeID"]
+        is_full = (1 + taken[machine]) * gpus > node["Resources"].get("GPU", 0)
+        return is_full, machine == shunned, others.count(machine), taken[machine]
+
+    return min(nodes, key=rank)
 
 
 def _ask(group: _Group, number: int, call: tuple[Any, ...]) -> tuple[int, Any, Any]:

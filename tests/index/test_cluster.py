@@ -6,6 +6,7 @@ All of it needs Ray, the extra `cluster` (`make test-cluster`), but for the firs
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -28,7 +29,7 @@ import discovery
 from discovery import Query
 from index import coding, ray_nodes, recall
 from index.choosing import choose
-from index.cluster import Holder, Holders, Missing
+from index.cluster import Holder, Holders, Missing, machine_for
 from index.cluster_embedding import stream
 from index.codec import IndexConfig
 from index.compacting import compact
@@ -47,20 +48,32 @@ needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: skykin
 # of Ray Data at its own settings
 pytestmark = pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning")
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
 SEGMENTS, DIM = (4_300, 4_100, 600, 400), 16
 NUM_DIFFERENT = 4_800  # vectors; the rest are twins of these, in other segments
 LOCAL = Cluster(address="local", num_actors=2)
 
 
-def test_who_asks_for_no_cluster_imports_no_ray(tmp_path: Path, made: Path) -> None:
+def test_ray_is_imported_by_who_asks_for_a_cluster_and_by_nobody_else(
+    tmp_path: Path, made: Path
+) -> None:
+    (tmp_path / "ray.py").write_text("print('imports ray')\nraise SystemExit(7)\n")
     script = (
-        "import sys, discovery, index.building, index.cluster; from index.versions import "
-        "open_version; version = open_version(__import__('pathlib').Path(sys.argv[1])); "
-        "version.search(version.vectors(version.keys_of(['7']), 'image'), view='image', k=3); "
-        "sys.exit('ray' in sys.modules)"
+        "import sys; sys.path.insert(0, sys.argv[2]); "
+        "import discovery, index.building, index.cluster; "
+        "sky = discovery.open(sys.argv[1]); "
+        "print(len(sky.search(discovery.Query(like=['7'], k=3)).ids)); "
+        "discovery.open(sys.argv[1], cluster='local')"
     )
-    subprocess.run([sys.executable, "-c", script, str(made)], check=True, cwd=BENCHMARKS.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(made), str(tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert (done.stdout, done.returncode) == ("3\nimports ray\n", 7), done.stderr
 
 
 @pytest.mark.skipif(HAS_RAY, reason="Ray is installed")
@@ -249,6 +262,51 @@ def test_another_replica_answers_for_one_that_is_lost(
     assert still_there == second
     assert stand_in != first
     holders_of(version).close()
+
+
+@pytest.mark.parametrize(
+    ("others", "taken", "shunned", "gpus", "expected"),
+    [
+        ("", "", "", 0, "a"),
+        ("a", "a", "", 0, "b"),
+        ("b", "aabc", "", 0, "c"),
+        ("abc", "abca", "", 0, "b"),
+        ("bc", "bc", "a", 0, "b"),  # with another replica rather than where none may live
+        ("", "", "a", 0, "b"),
+        ("", "b", "", 1, "b"),  # of its two GPUs one is left, the others have none
+        ("b", "b", "b", 1, "b"),
+        ("", "bb", "", 1, "a"),  # none has one: Ray tells
+    ],
+)
+def test_replicas_go_apart_and_machines_fill_evenly(
+    others: str, taken: str, shunned: str, gpus: int, expected: str
+) -> None:
+    nodes = [{"NodeID": each, "Resources": {"GPU": 2.0} if each == "b" else {}} for each in "abc"]
+    chosen = machine_for(nodes, [*others], Counter(taken), shunned=shunned, gpus=gpus)
+    assert chosen["NodeID"] == expected
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.parametrize("num_replicas", [1, 2])
+def test_a_machine_lost_in_mid_query_is_done_without(made: Path, num_replicas: int) -> None:
+    program, queries = Path(__file__).with_name("lost_machine.py"), made.parent / "queries.npy"
+    done = subprocess.run(
+        [sys.executable, str(program), str(made), str(queries), str(num_replicas)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | ray_nodes._QUIET | {ray_nodes._LOOPBACK: "0", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+
+    assert told["nodes"] == 3
+    assert [len(set(places)) for places in told["before"]] == [num_replicas] * 2
+    assert told["waiting"] >= 4 // num_replicas
+    assert told["answers"] == [{"is_same": True, "missing": []}] * 4
+    assert [len(set(places)) for places in told["after"]] == [num_replicas] * 2
+    assert not any(told["lost"] in places for places in told["after"])
 
 
 @needs_ray
@@ -481,18 +539,27 @@ def test_embedding_goes_on_from_the_same_store(
         os.link(survey / f"{number}.fits", some / f"{number}.fits")
     assert into(sky, some, "legacysurvey").num_embedded == 10
     shutil.rmtree(some)
+    before = stored(sky)
     report = into(sky, survey, "legacysurvey", cluster="local")
     assert (report.num_embedded, report.num_objects) == (30, 40)
-    again = into(sky, survey, "legacysurvey", cluster="local")
-    assert (again.num_embedded, again.published) == (0, False)
+    after = stored(sky)
+    assert (len(before), len(after)) == (2 * 10, 2 * 40)  # two views of each
+    assert before.items() <= after.items()
 
-    config = tmp_path / "nightly.toml"
+
+@needs_ray
+def test_a_nightly_embeds_on_the_cluster_that_its_settings_name(
+    survey: Path, tmp_path: Path, into: Builder, ray: Any
+) -> None:
+    sky, config = tmp_path / "sky", tmp_path / "nightly.toml"
+    assert into(sky, survey, "legacysurvey").num_embedded == 40
     config.write_text(
         f'cluster = "local"\n[[sources]]\nsurvey = "legacysurvey"\npath = "{survey}"\n'
     )
     write_cutout(survey / "140.fits", 140)
     night = nightly(sky, read_nightly(config))
     assert (night.outcome, night.num_embedded, night.num_objects) == ("published", 1, 41)
+    assert nightly(sky, read_nightly(config)).outcome == "unchanged"
 
 
 @needs_ray
@@ -507,9 +574,7 @@ def test_a_build_killed_on_a_cluster_goes_on(
         "from index.building import build; "
         "build(sky, [source], survey='legacysurvey', encoder=encoder, cluster='local')"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, sky, survey, encoder], cwd=BENCHMARKS.parent
-    )
+    process = subprocess.Popen([sys.executable, "-c", script, sky, survey, encoder], cwd=ROOT)
     wait_for(lambda: bool(stored(sky)) or process.poll() is not None, seconds=180)
     process.kill()
     assert process.wait() == -signal.SIGKILL

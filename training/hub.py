@@ -10,18 +10,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[attr-defined]
-
 # an encoder, whole or in shards, and what belongs to it
 FILES = (
     "config.json", "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors",
@@ -47,6 +35,19 @@ def fetch(name: str) -> Path:
         ValueError: there is no such repository or revision, it is closed to this user, or it can
             not be reached and is not in the cache; says how to get the files by hand.
     """
+    # a third of a second, which nothing that is on this machine has to wait
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+    from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[attr-defined]
+
     parts = _ID.fullmatch(name)
     if parts is None:
         raise ValueError(f"expected owner/name or owner/name@revision on the Hub, got {name!r}")
@@ -102,6 +103,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _by_hand(hub_id: str, revision: str) -> str:
+    from huggingface_hub import constants
+
     folder = hub_id.split("/")[1]
     return (
         f"To get it by hand, take from {constants.ENDPOINT}/{hub_id}/tree/{revision} the files "

@@ -85,7 +85,10 @@ class CodecConfig:
 
     @property
     def is_assigned_flat(self) -> bool:
-        """Whether a row's list is told by all centroids; RaBitQ's finds its own, by the graph."""
+        """Whether `fill` compares a row with all centroids; else FAISS finds its list.
+
+        RaBitQ's lists take no row whose list was found elsewhere.
+        """
         return self.kind == "sq8" and self.num_lists * self.width <= FLAT_SIZE
 
     @property

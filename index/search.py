@@ -115,7 +115,7 @@ def _looked_at(
     wide = queries.astype(np.float64)
     found: list[list[Scored]] = [[] for _ in queries]
     best = np.full((len(queries), num_best), -np.inf)  # scores so far
-    least = np.full(len(queries), -np.inf)  # score that so many rows reach at least
+    least = np.full(len(queries), -np.inf, np.float32)  # score that so many rows reach at least
     for start in range(0, num_rows, _BLOCK_ROWS):
         stop = min(start + _BLOCK_ROWS, num_rows)
         here = slice(start, stop) if rows is None else rows[start:stop]
@@ -128,7 +128,7 @@ def _looked_at(
             if num_best <= len(vectors) and not np.isfinite(least[some]).all():
                 place = len(vectors) - num_best
                 least[some] = np.partition(products, place, axis=1)[:, place]
-            line, near = np.nonzero(products >= (least[some] - _SLACK)[:, None])
+            line, near = np.nonzero(products >= (least[some] - np.float32(_SLACK))[:, None])
             ends = np.cumsum(np.bincount(line, minlength=len(products)))[:-1]
             for i, places in enumerate(np.split(near, ends), first):
                 if len(places):

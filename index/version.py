@@ -75,7 +75,6 @@ class Version:
             record.view for record in self.manifest.segments if record.num_rows > record.num_deleted
         }
         self.views: tuple[str, ...] = tuple(sorted(alive))
-
         self._curves = {each.view: each for each in self.manifest.curves}
         self._efforts = lru_cache(maxsize=256)(partial(_efforts, self._curves))
 

@@ -74,12 +74,12 @@ def fetch(name: str) -> Path:
         why = offline or f"{constants.ENDPOINT} cannot be reached ({_reason(error)})"
         raise ValueError(
             f"{name} is not, or not whole, in the cache {constants.HF_HUB_CACHE}, and {why}. "
-            + _by_hand(hub_id, revision)
+            + _by_hand(page, revision)
         ) from error
     except (OSError, EntryNotFoundError, HfHubHTTPError, TransportError, RuntimeError) as error:
         raise ValueError(
             f"{name} could not be fetched from {constants.ENDPOINT} ({_reason(error)}): try again, "
-            "what is whole is not fetched twice. " + _by_hand(hub_id, revision)
+            "what is whole is not fetched twice. " + _by_hand(page, revision)
         ) from error
     weights = (folder / "model.safetensors", folder / "model.safetensors.index.json")
     if not (folder / "config.json").is_file() or not any(file.is_file() for file in weights):
@@ -102,15 +102,14 @@ def _reason(error: BaseException) -> str:
     )
 
 
-def _by_hand(hub_id: str, revision: str) -> str:
-    from huggingface_hub import constants
-
-    folder = hub_id.split("/")[1]
+def _by_hand(page: str, revision: str) -> str:
+    owner, folder = page.split("/")[-2:]
     return (
-        f"To get it by hand, take from {constants.ENDPOINT}/{hub_id}/tree/{revision} the files "
+        f"To get it by hand, take from {page}/tree/{revision} the files "
         "config.json and model.safetensors (or model.safetensors.index.json and the shards that it "
         "names), and of every folder of codecs/ its config.json and model.safetensors; keep the "
-        f"folders as they are. Where there is a network one command does it: hf download {hub_id} "
+        f"folders as they are. Where there is a network one command does it: hf download "
+        f"{owner}/{folder} "
         f"--revision {revision} --include '*.json' --include '*.safetensors' --local-dir {folder}. "
         f"Copy the folder here and give its path in place of the name: --encoder /path/to/{folder}"
     )

@@ -46,7 +46,7 @@ class Changes:
     """What a build does to rows and objects."""
 
     rows: pa.Table | None  # accepted, with object_key and views, in the order they came
-    replaced: Int64[ndarray, " n"]  # lines of Version.all_rows that go for a newer row
+    replaced: Int64[ndarray, " n"]  # lines of Version.live_rows that go for a newer row
     new_ids: dict[int, str]  # object_key -> object_id of objects that are new
     next_key: int
     skipped: list[tuple[int, Skipped]] = field(default_factory=list)  # with the number of the file
@@ -55,7 +55,7 @@ class Changes:
 
     @property
     def gone(self) -> Int64[ndarray, " n"]:
-        """Lines of Version.all_rows that go."""
+        """Lines of Version.live_rows that go."""
         return np.union1d(self.replaced, self.removed)
 
 
@@ -155,7 +155,7 @@ def _lines(read: pa.Table) -> Iterator[dict[str, Any]]:
 
 def _rows_of_ids(base: Version, read: pa.Table) -> tuple[Int64[ndarray, " n"], pa.Table]:
     """Lines of the version, and their rows, that have the source_id of one of these."""
-    known = base.row_columns(["source", "source_id"])
+    known = base.live_rows.columns(["source", "source_id"])
     mine = pc.and_(
         pc.not_equal(known["source"], ""),
         pc.is_in(known["source_id"], pc.unique(read["source_id"])),
@@ -163,7 +163,7 @@ def _rows_of_ids(base: Version, read: pa.Table) -> tuple[Int64[ndarray, " n"], p
     lines = np.flatnonzero(mine.to_numpy(zero_copy_only=False))
     if not len(lines):
         return lines, pa.table({})
-    return lines, base.rows_at(lines, list(_KNOWN)).select(["object_key", *_KNOWN])
+    return lines, base.live_rows.at(lines, list(_KNOWN)).select(["object_key", *_KNOWN])
 
 
 def _old_rows(lines: Int64[ndarray, " n"], rows: pa.Table) -> dict[Identity, _Old]:

@@ -49,7 +49,7 @@ def reach_gate(outages: Sequence[Outage]) -> Gate:
 def removal_gates(base: Version, draft: Draft, *, max_removed_share: float) -> Iterator[Gate]:
     """Before anything is written: how much would go, in all and of each view."""
     lines = lines_removed(draft.changes)
-    views = base.row_columns(["view"])["view"].take(lines) if len(lines) else None
+    views = base.live_rows.columns(["view"])["view"].take(lines) if len(lines) else None
     before = rows_by_view(base.manifest)
     total = sum(before.values())
     yield _share("removed rows", len(lines), total, max_removed_share)
@@ -95,7 +95,7 @@ def _counts(base: Version | None, draft: Draft, version: Version) -> Gate:
     """Rows before - gone + new, by view, against what is there."""
     want = {} if base is None else rows_by_view(base.manifest)
     if base is not None and draft.plan.gone.any():
-        views = base.row_columns(["view"])["view"]
+        views = base.live_rows.columns(["view"])["view"]
         for view in views.take(np.flatnonzero(draft.plan.gone)).to_pylist():
             want[view] -= 1
     for view, table in draft.plan.new.items():

@@ -33,7 +33,7 @@ class RowPlan:
     """The rows that come and go."""
 
     new: dict[str, pa.Table]  # by view
-    gone: Bool[ndarray, " row"]  # of Version.all_rows
+    gone: Bool[ndarray, " row"]  # of Version.live_rows
     num_joint: int  # joint vectors of several surveys that are new
     num_left_out: int  # joint vectors that could not be made: tried again next time
     skipped: list[Skipped]
@@ -51,7 +51,7 @@ def plan_rows(
     """New rows by view, joint views of several surveys among them, and which old rows go."""
     new = by_view(changes.rows)
     nothing_new = base is not None and not new and not len(changes.gone)
-    # all_rows of a large version costs seconds; a version older than the field says None
+    # every live row of a large version costs seconds; a version older than the field says None
     if base is not None and nothing_new and base.manifest.num_joint_left_out == 0:
         return RowPlan({}, np.zeros(base.manifest.num_rows, bool), 0, 0, [])
     gone = np.zeros(0 if base is None else base.manifest.num_rows, bool)
@@ -62,7 +62,7 @@ def plan_rows(
         lines = _lines_of_interest(base, there, gone)
         stay = lines[~gone[lines]]
         if len(stay):
-            there.insert(0, base.rows_at(stay))
+            there.insert(0, base.live_rows.at(stay))
     if not there:
         return RowPlan(new, gone, 0, 0, [])
     rows = pa.concat_tables(there, promote_options="permissive")
@@ -95,10 +95,10 @@ def plan_rows(
 def _lines_of_interest(
     base: Version, there: Sequence[pa.Table], gone: Bool[ndarray, " row"]
 ) -> Int64[ndarray, " n"]:
-    """Lines of Version.all_rows of the objects whose joint rows may change."""
+    """Lines of Version.live_rows of the objects whose joint rows may change."""
     if base.manifest.num_joint_left_out != 0:  # of any object
         return np.arange(len(gone))
-    keys = base.row_columns(["object_key"])["object_key"].to_numpy()
+    keys = base.live_rows.columns(["object_key"])["object_key"].to_numpy()
     touched = [keys[gone], *(table["object_key"].to_numpy() for table in there)]
     return np.flatnonzero(np.isin(keys, np.unique(np.concatenate(touched))))
 
@@ -115,7 +115,7 @@ def _old_joints(
     if base is None:
         return have, single
     names = ["object_key", "view", "source", "fingerprint"]
-    old = base.row_columns(names).take(pa.array(of_interest))
+    old = base.live_rows.columns(names).take(pa.array(of_interest))
     is_joint = pc.equal(old["view"], "joint").to_numpy(zero_copy_only=False)
     of_several = pc.equal(old["source"], "").to_numpy(zero_copy_only=False)
     wanted = np.isin(old["object_key"].to_numpy(), np.fromiter(joints, np.int64, len(joints)))

@@ -321,7 +321,7 @@ def _objects(version: Version | None, draft: Draft | None) -> tuple[Named, Named
     if not gone.any():
         known = np.setdiff1d(new, np.fromiter(draft.changes.new_ids, np.int64))
         return came, none, Named.of(version.ids_of(known))
-    keys = version.row_columns(["object_key"])["object_key"].to_numpy()
+    keys = version.live_rows.columns(["object_key"])["object_key"].to_numpy()
     touched = np.unique(keys[gone])
     left = np.union1d(touched[np.isin(touched, keys[~gone])], new)
     went = np.setdiff1d(touched, left)

@@ -28,7 +28,7 @@ InputKey = tuple[str, str]  # survey whose reader reads it, path
 class Removals:
     """What goes, and what may not go yet."""
 
-    lines: Int64[ndarray, " n"]  # of Version.all_rows
+    lines: Int64[ndarray, " n"]  # of Version.live_rows
     unclear: Mapping[InputKey, int]  # file -> rows not found again that stay, as reading it failed
 
 
@@ -53,10 +53,10 @@ def find_removals(
     if not gone and not again:
         return Removals(np.empty(0, np.int64), {})
     paths = sorted({path for _, path in (*gone, *again)})
-    sources = base.row_columns(["source"])["source"]
+    sources = base.live_rows.columns(["source"])["source"]
     mine = pc.is_in(sources, pa.array(paths, pa.string()))
     lines = np.flatnonzero(mine.to_numpy(zero_copy_only=False))
-    rows = base.rows_at(lines, ["reader", "source", "survey", "release", "source_id"])
+    rows = base.live_rows.at(lines, ["reader", "source", "survey", "release", "source_id"])
     found = _identities(read, {file.number: key for key, file in again.items()})
     goes: list[int] = []
     missing: dict[InputKey, list[int]] = {}

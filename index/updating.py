@@ -222,8 +222,8 @@ class Update:
             progress=self.progress,
         )
         if self.is_anew and base is not None:
-            without = rows_without(base.all_rows, plan.new)
-            every = np.arange(base.all_rows.num_rows)
+            without = rows_without(base.live_rows.every, plan.new)
+            every = np.arange(base.live_rows.every.num_rows)
             changes.replaced, changes.removed = np.setdiff1d(every, without), without
         head_notes = self._complete_head(plan.new)
         unchanged = not plan.new and not plan.gone.any() and inputs == self.inputs
@@ -367,7 +367,7 @@ class Update:
             return set()
         stays = np.ones(version.manifest.num_rows, bool)
         stays[changes.gone] = False
-        rows = version.row_columns(["reader", "source"]).filter(pa.array(stays))
+        rows = version.live_rows.columns(["reader", "source"]).filter(pa.array(stays))
         wanted = {path for _, path in silent}
         left = {
             (reader, source)
@@ -380,7 +380,7 @@ class Update:
 
 
 def rows_without(rows: pa.Table, new: Mapping[str, pa.Table]) -> Int64[ndarray, " n"]:
-    """Lines of Version.all_rows, of an encoder before, that no new row stands in for."""
+    """Lines of Version.live_rows, of an encoder before, that no new row stands in for."""
     names = ["object_key", "view", "survey", "release", "source_id"]
     old = rows.select(names).append_column("line", pa.array(np.arange(rows.num_rows)))
     for view, table in new.items():
@@ -389,5 +389,5 @@ def rows_without(rows: pa.Table, new: Mapping[str, pa.Table]) -> Int64[ndarray, 
 
 
 def lines_removed(changes: Changes) -> Int64[ndarray, " n"]:
-    """Lines of Version.all_rows that go with nothing in their place."""
+    """Lines of Version.live_rows that go with nothing in their place."""
     return np.setdiff1d(changes.removed, changes.replaced)

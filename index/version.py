@@ -17,6 +17,7 @@ from index import disk, lease, search, separations
 from index.errors import UnknownObject, VersionCorrupt
 from index.filtering import Filter, Filters, Live
 from index.footprint import read_footprint
+from index.live_rows import LiveRows
 from index.manifest import Manifest, read_manifest
 from index.object_table import ObjectTable
 from index.partitions import read_partitions
@@ -239,53 +240,9 @@ class Version:
         return tuple(SegmentRows(live) for live in self.segments)
 
     @cached_property
-    def all_rows(self) -> pa.Table:
-        """Every live row in memory, oldest segment first: to make the next version of."""
-        tables = [each.every() for each in self.segment_rows]
-        return pa.concat_tables(tables, promote_options="permissive")
-
-    def row_columns(self, names: Sequence[str]) -> pa.Table:
-        """Some columns of all live rows, line by line as in `all_rows`, which reads every one."""
-        known = self._row_columns
-        missing = [name for name in names if name not in known]
-        if missing:
-            tables = [each.every(missing).select(missing) for each in self.segment_rows]
-            table = pa.concat_tables(tables, promote_options="permissive")
-            known.update({name: table[name] for name in missing})
-        return pa.table({name: known[name] for name in names})
-
-    @cached_property
-    def _row_columns(self) -> dict[str, pa.ChunkedArray]:
-        return {}
-
-    def rows_at(
-        self, lines: Int64[ndarray, " n"], columns: Sequence[str] | None = None
-    ) -> pa.Table:
-        """Some lines of `all_rows`, ascending; of files only what holds them is read.
-
-        Catalogue columns that no segment of these lines has are not there.
-
-        Args:
-            lines: Numbers of lines.
-            columns: Those to read besides object_key and view; None: all.
-        """
-        of_segment, row = self.row_places
-        numbers = of_segment[lines]
-        tables = [
-            self.segment_rows[number].read(row[lines[numbers == number]], columns)
-            for number in np.unique(numbers).tolist()
-        ]
-        return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
-
-    @cached_property
-    def row_places(self) -> tuple[Int64[ndarray, " row"], Int64[ndarray, " row"]]:
-        """Segment (index into `segments`) and row in it of each line of `all_rows`."""
-        rows = [
-            np.arange(live.segment.num_rows) if live.alive is None else np.flatnonzero(live.alive)
-            for live in self.segments
-        ]
-        segment = [np.full(len(some), number) for number, some in enumerate(rows)]
-        return np.concatenate(segment), np.concatenate(rows)
+    def live_rows(self) -> LiveRows:
+        """All rows that are not deleted: what the next version is made of."""
+        return LiveRows(self.segment_rows)
 
     def search(
         self,

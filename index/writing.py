@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 
 def labelled(table: pa.Table, view: str) -> pa.Table:
-    """Rows of one view with the column `view`, as Version.all_rows has them."""
+    """Rows of one view with the column `view`, as Version.live_rows has them."""
     return table.add_column(1, "view", pa.array([view] * table.num_rows, pa.string()))
 
 
@@ -185,7 +185,7 @@ class VersionWriter:
         for i in again:
             assert self.base is not None
             _check_copied(self.base.segments[i].segment, FILES)
-            of_segment, row = self.base.row_places
+            of_segment, row = self.base.live_rows.places
             stays = (of_segment == i) & ~gone
             tables.append(self.base.segments[i].segment.rows().take(pa.array(row[stays])))
             origin.append(np.full(int(stays.sum()), i if self._same_head() else -1))
@@ -277,7 +277,7 @@ class VersionWriter:
         """Segments of the version before that go on, with the bits of their deleted rows."""
         if self.base is None:
             return []
-        of_segment, row = self.base.row_places
+        of_segment, row = self.base.live_rows.places
         parts = []
         for i, old in enumerate(self.base.manifest.segments):
             live = self.base.segments[i]
@@ -305,14 +305,14 @@ class VersionWriter:
         tables = [labelled(table, view) for view, table in new.items()]
         touched = _keys(tables)
         if self.base is not None:
-            keys = self.base.row_columns(["object_key"])["object_key"].to_numpy()
+            keys = self.base.live_rows.columns(["object_key"])["object_key"].to_numpy()
             touched = np.union1d(touched, keys[gone])
             mine = np.isin(keys, touched)
-            for i in np.unique(self.base.row_places[0][mine]).tolist():
+            for i in np.unique(self.base.live_rows.places[0][mine]).tolist():
                 _check_copied(self.base.segments[i].segment, ("object_key.npy", "rows.parquet"))
             lines = np.flatnonzero(~gone & mine)
             if len(lines):
-                tables.insert(0, self.base.rows_at(lines))
+                tables.insert(0, self.base.live_rows.at(lines))
         merged = pa.schema(OBJECT_FIELDS | CATALOGUE).empty_table()
         if tables:
             rows = pa.concat_tables(tables, promote_options="permissive")

@@ -367,10 +367,8 @@ def test_rows_of_one_file_change_one_by_one(tmp_path: Path, into: Builder) -> No
     assert ids(version) == ["a", "b", "c", "new"]
     np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
     assert np.abs(after[1] - before[1]).max() > CLOSE
-    parts = dict(
-        zip(version.all_rows["source_id"].to_pylist(), version.all_rows["source_part"].to_pylist(),
-            strict=True)
-    )  # fmt: skip
+    rows = version.live_rows.every
+    parts = dict(zip(rows["source_id"].to_pylist(), rows["source_part"].to_pylist(), strict=True))
     assert parts == {"a": "1", "b": "2", "c": "2", "new": "0"}
 
 
@@ -400,7 +398,7 @@ def test_the_joint_view_follows_its_parts(tmp_path: Path, into: Builder) -> None
 
     assert np.abs(own - both).max() > 1e-2
     assert np.abs(changed.vectors(np.array([0]), "joint") - both).max() > 1e-2
-    joint = [row for row in changed.all_rows.to_pylist() if row["view"] == "joint"]
+    joint = [row for row in changed.live_rows.every.to_pylist() if row["view"] == "joint"]
     assert [row["survey"] for row in joint] == ["legacysurvey+sdss"]
     assert changed.manifest.num_rows == 3
     assert not verify(sky).problems

@@ -70,7 +70,7 @@ def keys(version: Version) -> ndarray:
 
 def encoder_vectors(version: Version, view: str) -> ndarray:
     """As the store has them, in the order of keys."""
-    rows = version.all_rows.to_pylist()
+    rows = version.live_rows.every.to_pylist()
     names = {row["object_key"]: row["fingerprint"] for row in rows if row["view"] == view}
     store = Store(version.sky / "store", encoder_hash=version.encoder.hash)
     return store.vectors(view, [names[key] for key in sorted(names)]).astype(np.float64)

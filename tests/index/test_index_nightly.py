@@ -253,7 +253,7 @@ def test_what_no_source_lists_any_more_goes(tmp_path: Path, cutouts: Path, encod
 
     version = open_version(sky)
     assert ids(version) == ["a", "z"]  # a steps forward from the other file
-    assert {Path(each).parent for each in version.all_rows["source"].to_pylist()} == {more}
+    assert {Path(each).parent for each in version.live_rows.every["source"].to_pylist()} == {more}
     assert report.objects_went.names == ("b", "c", "d")
     assert report.objects_changed.names == ("a",)
 

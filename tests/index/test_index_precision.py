@@ -45,7 +45,7 @@ def more(tmp_path: Path) -> Path:
 
 def precisions(version: Version) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    for row in version.all_rows.to_pylist():
+    for row in version.live_rows.every.to_pylist():
         found.setdefault(row["object_id"], set()).add(row["precision"])
     return found
 

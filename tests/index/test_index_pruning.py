@@ -98,7 +98,7 @@ def test_compaction_changes_no_answer_and_needs_no_store(sky: Path) -> None:
         np.testing.assert_array_equal(after.vectors(keys, view), stored.vectors(keys, view))
     assert [record.num_deleted for record in after.manifest.segments] == [0, 0]
     columns = ["object_key", "view", "source", "precision"]
-    rows = [each.all_rows.select(columns).to_pylist() for each in (stored, after)]
+    rows = [each.live_rows.every.select(columns).to_pylist() for each in (stored, after)]
     assert sorted(map(str, rows[0])) == sorted(map(str, rows[1]))
     assert not verify(sky).problems
     again = compact(sky)
@@ -114,7 +114,7 @@ def test_a_reader_goes_on_while_its_version_is_pruned(sky: Path) -> None:
     assert (pruned.versions, pruned.held) == ((2, 3, 4), (1,))
     found = reader.search(reader.vectors(np.array([0]), "image"), view="image", k=2)
     assert sorted(found.keys[0].tolist()) == [0, 1]
-    assert reader.all_rows.num_rows == 4
+    assert reader.live_rows.every.num_rows == 4
     assert reader.moc is not None
     assert not verify(sky).problems
     del reader

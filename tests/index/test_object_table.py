@@ -280,7 +280,7 @@ def test_no_question_takes_the_whole_table_into_memory(tmp_path: Path, into: Bui
     assert version.rows(keys).num_rows == 2 * len(version.views)
     assert set(version.surveys(keys)["survey"].to_pylist()) == {"legacysurvey"}
     assert version.vectors(keys, "image").shape == (2, 256)
-    assert not {"table", "all_rows"} & set(vars(version))
+    assert not {"table", "live_rows"} & set(vars(version))
 
 
 def rows_of(num: int, *, names: Sequence[str] = ()) -> pa.Table:

@@ -237,14 +237,14 @@ def test_some_rows_and_columns_are_those_of_all_rows(
     into(sky, cutouts, "legacysurvey")
     into(sky, tmp_path / "spectra", "sdss")
     version = open_version(sky)
-    every = version.all_rows
+    every = version.live_rows.every
     assert any(live.alive is not None for live in version.segments)
 
     names = ["source_id", "object_key", "view", "precision"]
-    assert version.row_columns(names).equals(every.select(names))
-    assert not version.rows_at(np.empty(0, np.int64)).num_rows
+    assert version.live_rows.columns(names).equals(every.select(names))
+    assert not version.live_rows.at(np.empty(0, np.int64)).num_rows
     for lines in ([0], [3, 4, 9], list(range(every.num_rows))):
-        found = version.rows_at(np.array(lines))
+        found = version.live_rows.at(np.array(lines))
         assert found.equals(every.take(pa.array(lines)).select(found.column_names))
         assert set(found.column_names) >= {"view", *ROW_FIELDS}
     assert version.ids_of(version.table["object_key"].to_numpy()) == (

@@ -24,9 +24,8 @@ from index.objects import ROW_FIELDS
 from index.predicate import connection
 from index.store import Store
 from index.vectors import Vectors, add_vectors, vectors_of
-from training import encoder as encoders
 from training.encoder import Encoder
-from training.observations import Observation, Skipped, fingerprint
+from training.observations import Observation, Skipped, fingerprint, merge
 from training.surveys import reader
 
 _OBSERVATION = ("survey", "release", "source_id")
@@ -219,4 +218,4 @@ def _merged(joint: JointTask) -> Observation:
             raise ValueError(f"{source} has changed since it was indexed: build {name} again")
         # one id for all: to the later of two image surveys the object has a prefixed one
         parts.append(replace(part, object_id=joint.object_id))
-    return encoders.merge(parts)
+    return merge(parts)

@@ -12,7 +12,7 @@ import copy
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -39,7 +39,6 @@ GPU_BATCH = 256
 
 __all__ = [
     "VIEWS", "Embedded", "Encoder", "EncoderNotFound", "NothingToRead", "in_halves", "load",
-    "merge",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -101,34 +100,6 @@ def load(
     raise EncoderNotFound(
         f"no encoder {str(name_or_path)!r}: expected a folder with {artifact.CONFIG}"
         + (f", or one of: {', '.join(known)}" if known else "")
-    )
-
-
-def merge(observations: Sequence[Observation]) -> Observation:
-    """What several surveys saw of one object, as one observation to embed.
-
-    The first image, spectrum and XP coefficients and the first value of each scalar count.
-
-    Raises:
-        ValueError: no observation, or they are of different objects.
-    """
-    ids = {observation.object_id for observation in observations}
-    if len(ids) != 1:
-        raise ValueError(f"expected observations of one object, got {sorted(ids) or 'none'}")
-    scalars: dict[str, float] = {}
-    for observation in observations:
-        scalars = {**observation.scalars, **scalars}
-    seen_in = [seen for seen in observations if seen.image is not None]
-    spectral = [seen for seen in observations if seen.spectrum is not None]
-    coefficients = [seen.xp for seen in observations if seen.xp is not None]
-    # an encoder may read spectra of two surveys by two streams: the survey is the spectrum's
-    return replace(
-        spectral[0] if spectral else observations[0],
-        image=seen_in[0].image if seen_in else None,
-        object_mask=seen_in[0].object_mask if seen_in else None,  # they lie on that image
-        ellipses=seen_in[0].ellipses if seen_in else None,
-        xp=coefficients[0] if coefficients else None,
-        scalars=scalars,
     )
 
 

@@ -29,7 +29,7 @@ from training.cohort import Sighting
 from training.fibre_light import NUM_LIGHT, light_of
 from training.labels import Labels, object_numbers
 from training.light_head import adding_light
-from training.observations import Observation
+from training.observations import Observation, merge
 from training.recipe import Recipe
 from training.search_head import NothingToLearn, ViewVectors
 from training.stages import (
@@ -260,7 +260,7 @@ def _observations(parts: Sequence[Observation]) -> Iterator[tuple[str, Observati
     if seen_in and spectral and not whole:
         name = "+".join(dict.fromkeys(part.survey for part in parts))
         same = [replace(part, object_id=parts[0].object_id) for part in parts]
-        yield name, encoder.merge(same)
+        yield name, merge(same)
 
 
 def _join(parts: Sequence[dict[str, ViewVectors]]) -> dict[str, ViewVectors]:

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
@@ -288,3 +288,31 @@ def fingerprint(*parts: bytes | str | ndarray | None) -> str:
         digest.update(len(content).to_bytes(8, "little"))
         digest.update(content)
     return digest.hexdigest()
+
+
+def merge(observations: Sequence[Observation]) -> Observation:
+    """What several surveys saw of one object, as one observation to embed.
+
+    The first image, spectrum and XP coefficients and the first value of each scalar count.
+
+    Raises:
+        ValueError: no observation, or they are of different objects.
+    """
+    ids = {observation.object_id for observation in observations}
+    if len(ids) != 1:
+        raise ValueError(f"expected observations of one object, got {sorted(ids) or 'none'}")
+    scalars: dict[str, float] = {}
+    for observation in observations:
+        scalars = {**observation.scalars, **scalars}
+    seen_in = [seen for seen in observations if seen.image is not None]
+    spectral = [seen for seen in observations if seen.spectrum is not None]
+    coefficients = [seen.xp for seen in observations if seen.xp is not None]
+    # an encoder may read spectra of two surveys by two streams: the survey is the spectrum's
+    return replace(
+        spectral[0] if spectral else observations[0],
+        image=seen_in[0].image if seen_in else None,
+        object_mask=seen_in[0].object_mask if seen_in else None,  # they lie on that image
+        ellipses=seen_in[0].ellipses if seen_in else None,
+        xp=coefficients[0] if coefficients else None,
+        scalars=scalars,
+    )

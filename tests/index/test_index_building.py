@@ -20,6 +20,7 @@ from index.errors import EncoderMismatch, NotASky, SkyBusy
 from index.versions import Version, numbers, open_version, verify
 from tests.index.conftest import Builder, write_cutout, write_encoder, write_spectrum
 from training import encoder as encoders
+from training.observations import merge
 from training.surveys import reader
 
 CLOSE = 1e-4  # a search vector is rounded to float16; objects differ by 1e-3 and more
@@ -299,7 +300,7 @@ def test_image_and_spectrum_of_two_surveys_become_one_object(
         reader("composite").read_one(pictures / "123.png", ""),
     ]
     loaded = encoders.load(encoder)
-    embedded = loaded.embed([encoders.merge(parts)], views=("joint",))
+    embedded = loaded.embed([merge(parts)], views=("joint",))
     want = loaded.search_vectors(stored(embedded.vectors), "joint")
     np.testing.assert_allclose(version.vectors(np.array([0]), "joint"), want, atol=CLOSE)
     again = into(sky, spectra, "sdss")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tests.training.small_encoder import DIM, observe, save_encoder
 from training import artifact, encoder
-from training.encoder import Embedded, Encoder, EncoderNotFound, Precision, merge
-from training.observations import Observation, Spectrum
+from training.encoder import Embedded, Encoder, EncoderNotFound, Precision
+from training.observations import Observation, Spectrum, merge
 
 FLUXES = {"tok_flux_g": 3.0, "tok_flux_r": 5.0, "tok_shape_r": 1.5}
 MIXED = [

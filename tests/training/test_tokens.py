@@ -14,9 +14,9 @@ import torch
 from tests.training.small_encoder import make_parts, observe
 from training import artifact
 from training.artifact import Artifact, Codec
-from training.encoder import Encoder, NothingToRead, in_halves, merge
+from training.encoder import Encoder, NothingToRead, in_halves
 from training.modalities import STREAM
-from training.observations import Ellipses, Field, Observation, XpCoefficients
+from training.observations import Ellipses, Field, Observation, XpCoefficients, merge
 from training.pooling import Pooling, PoolingConfig, centring
 from training.surveys.simulated import SkyConfig, draw
 from training.tokenizers.ellipses import EllipsesTokenizer, EllipsesTokenizerConfig, EllipseTensors

@@ -47,14 +47,14 @@ def _position(text: str) -> Asked:
     return Asked(near=f"{ra_deg:.6f} {dec_deg:+.6f}")
 
 
-def search(sky: Sky, state: PageState) -> Hits:
+def search(sky: Sky, state: PageState, *, recall: float) -> Hits:
     """Search as the state says; fewer than k where the sky has no more to give.
 
     Raises:
         SkykinError: see Sky.search.
         ValueError: see Sky.search.
     """
-    hits = sky.search(state.query(k=None))
+    hits = sky.search(replace(state.query(k=None), recall=recall))
     wanted = min(state.k, hits.num_searched)
     return hits if wanted == len(hits) else sky.search(replace(hits.query, k=wanted))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from app.demo import Figures
+    from app.engine import Engine
 
 commands = typer.Typer()
 
@@ -20,9 +22,23 @@ Port = Annotated[int, typer.Option(help="Port on 127.0.0.1.")]
 def app_command(
     sky: Annotated[Path, typer.Argument(metavar="SKY", help="Folder that `skykin build` made.")],
     port: Port = 8501,
+    recall: Annotated[
+        float | None,
+        typer.Option(help="Share of the exact answer to find; 1 is exact, 0.98 the default."),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="Where large segments are searched: cpu, or such as cuda.")
+    ] = "cpu",
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS|auto|local", help="Search on the machines of a Ray cluster."),
+    ] = None,
 ) -> None:
     """Open the search page of a sky: prints its address, and serves it until Ctrl-C."""
-    _serve(sky, port)
+    from app.engine import Engine
+
+    engine = Engine(device=device, cluster=cluster)
+    _serve(sky, port, engine if recall is None else replace(engine, recall=recall))
 
 
 @commands.command("demo", epilog="Example: skykin demo --check --json")
@@ -60,7 +76,9 @@ def demo_command(
     _print(figures)
     typer.echo(f"{figures.num_objects:,} simulated objects are in {demo.sky}")
     if not check:
-        _serve(demo.sky, port)
+        from app.engine import Engine
+
+        _serve(demo.sky, port, Engine())
 
 
 def _print(figures: Figures) -> None:
@@ -72,12 +90,13 @@ def _print(figures: Figures) -> None:
         )
 
 
-def _serve(sky: Path, port: int) -> None:
+def _serve(sky: Path, port: int, engine: Engine) -> None:
     from app.serving import serve
 
     code = serve(
         sky,
         port=port,
+        engine=engine,
         announce=lambda address: typer.echo(f"Skykin shows {sky} at {address} (Ctrl-C stops it)"),
     )
     if code:

@@ -10,7 +10,7 @@ from app.ask import built_on
 from app.gallery import Card, gallery
 from app.page_state import PAGE, PageState
 from app.stamps import Stamp, stamp, thumbnail, trace
-from app.wording import escaped, number, size_text
+from app.wording import escaped, number, plain, size_text
 from discovery import Hits, Sky
 
 _COLUMNS = {  # name -> how the table writes it
@@ -34,6 +34,8 @@ def draw_results(
         for object_id in hits.ids[: state.shown]
     ]
     st.html(_summary(sky, hits, stamps))
+    for part in hits.missing:
+        st.warning(plain(part.text()))
     if not len(hits):
         st.info("No object of this sky is left by the filter. Loosen it to see more.")
         return

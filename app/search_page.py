@@ -15,6 +15,7 @@ import streamlit as st
 
 import discovery
 from app import ask, look
+from app.engine import Engine
 from app.page_state import CHOICES_OF_K, PageState, from_params, to_params
 from app.results_panel import draw_results
 from app.seed_panel import draw_seed
@@ -25,22 +26,22 @@ FIRST_SEED = 0  # draws the object that a page without a seed opens with
 
 
 @st.cache_resource(show_spinner="Opening the sky")  # type: ignore[untyped-decorator]
-def opened(folder: str) -> Sky:
+def opened(folder: str, engine: Engine) -> Sky:
     """The sky, opened once a process."""
-    return discovery.open(folder)
+    return discovery.open(folder, device=engine.device, cluster=engine.cluster)
 
 
-def draw(folder: str) -> None:
+def draw(folder: str, engine: Engine) -> None:
     """Draw the page of a sky; errors in plain words."""
     st.html(look.style())
     try:
-        sky = opened(folder)
+        sky = opened(folder, engine)
         sky.refresh()
     except (SkykinError, OSError, ValueError) as error:
         st.error(plain(str(error)))
         return
     state = _current(sky)
-    hits, problem = _found(sky, state)
+    hits, problem = _found(sky, state, engine.recall)
     _header(sky, state)
     if problem:
         st.error(plain(problem))
@@ -93,12 +94,12 @@ def _more() -> None:
     _change(shown=min(st.session_state["state"].shown + PageState().shown, CHOICES_OF_K[-1]))
 
 
-def _found(sky: Sky, state: PageState) -> tuple[Hits | None, str]:
+def _found(sky: Sky, state: PageState, recall: float) -> tuple[Hits | None, str]:
     """The hits, kept between runs, or what went wrong."""
     asked = (sky.version, replace(state, stretch=1.0, q=1.0, shown=1))  # looks ask nothing
     if st.session_state.get("hits_of") != asked:
         try:
-            st.session_state["hits"] = ask.search(sky, state)
+            st.session_state["hits"] = ask.search(sky, state, recall=recall)
         except (SkykinError, OSError, ValueError) as error:
             return None, str(error)
         st.session_state["hits_of"] = asked

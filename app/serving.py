@@ -14,21 +14,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from app.engine import Engine, to_argument
 from app.look import OPTIONS
 from index.versions import open_version
 
 HOST = "127.0.0.1"
+CPU = Engine()
 START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 5.0
 
 
-def serve(sky: Path, *, port: int, announce: Callable[[str], None]) -> int:
+def serve(sky: Path, *, port: int, announce: Callable[[str], None], engine: Engine = CPU) -> int:
     """Serve the page of a sky until it is stopped.
 
     Args:
         sky: Folder of the sky; opened once here first, so that a wrong one is refused at once.
         port: On 127.0.0.1.
         announce: Called with the address when the page answers.
+        engine: What searches.
 
     Returns:
         Exit code of the page's process; 0 when it was stopped by Ctrl-C or SIGTERM.
@@ -39,7 +42,7 @@ def serve(sky: Path, *, port: int, announce: Callable[[str], None]) -> int:
     """
     open_version(sky)
     check_port(port)
-    with _stopped_by_signals(), page(sky, port=port) as (process, address):
+    with _stopped_by_signals(), page(sky, port=port, engine=engine) as (process, address):
         try:
             announce(address)  # whoever hears it may stop us at once
             return process.wait()
@@ -48,7 +51,9 @@ def serve(sky: Path, *, port: int, announce: Callable[[str], None]) -> int:
 
 
 @contextmanager
-def page(sky: Path, *, port: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def page(
+    sky: Path, *, port: int, engine: Engine = CPU
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The page's process and its address, from when it answers; ended on leaving.
 
     Raises:
@@ -58,7 +63,7 @@ def page(sky: Path, *, port: int) -> Iterator[tuple[subprocess.Popen[bytes], str
     import streamlit as _  # noqa: F401  said now, in one line, not by the other process
 
     process = subprocess.Popen(
-        command(sky, port=port),
+        command(sky, port=port, engine=engine),
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,  # its own greeting; complaints come on stderr
@@ -75,7 +80,7 @@ def page(sky: Path, *, port: int) -> Iterator[tuple[subprocess.Popen[bytes], str
             process.wait()
 
 
-def command(sky: Path, *, port: int) -> list[str]:
+def command(sky: Path, *, port: int, engine: Engine = CPU) -> list[str]:
     """The command line that runs the page."""
     options = {
         "server.address": HOST,
@@ -88,7 +93,8 @@ def command(sky: Path, *, port: int) -> list[str]:
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
     script = str(Path(__file__).with_name("main.py"))
-    return [sys.executable, "-m", "streamlit", "run", script, *flags, "--", str(sky.resolve())]
+    asked = [str(sky.resolve()), to_argument(engine)]
+    return [sys.executable, "-m", "streamlit", "run", script, *flags, "--", *asked]
 
 
 def check_port(port: int) -> None:

@@ -35,8 +35,12 @@ def torch_device(name: str) -> torch.device:
 
     Raises:
         GpuUnavailable: it is a CUDA device, and torch finds none or not as many.
+        ValueError: torch knows no such device.
     """
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"expected a device such as cpu, cuda or cuda:1, got {name!r}") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise GpuUnavailable(
             f"device {name} is asked for, and torch {torch.__version__} finds "

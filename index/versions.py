@@ -16,6 +16,7 @@ from pathlib import Path
 from index import disk
 from index.coding import recall_again
 from index.errors import VersionCorrupt
+from index.exact_scan import torch_device
 from index.manifest import FileRecord, Manifest, SkyHead, read_head, read_manifest
 from index.pointer import read_pointer, write_pointer
 from index.ray_nodes import Cluster
@@ -121,6 +122,7 @@ def open_version(
         NotASky: the folder is missing or foreign.
         VersionCorrupt: the version is not there or not whole.
         GpuUnavailable: the device is not there, or has too little memory.
+        ValueError: torch knows no such device.
         ClusterUnavailable: there is no such cluster, or segments cannot be opened on it.
     """
     sky = Path(sky)
@@ -139,6 +141,7 @@ def open_version(
 
 def _opened(sky: Path, number: int, device: str, cluster: Cluster | None) -> Version:
     if cluster is None:
+        torch_device(device)  # also where no segment is large enough to go there
         return Version(sky, number, device=device)
     from index.cluster import Holders  # it imports Version
 

@@ -110,6 +110,11 @@ def test_a_missing_cuda_device_is_named(seed: int) -> None:
         exact_search(unit(1, 8, seed), unit(5, 8, seed), k=1, device="cuda")
 
 
+def test_a_device_that_torch_does_not_know_is_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match="such as cpu, cuda or cuda:1, got 'abacus'"):
+        exact_search(unit(1, 8, seed), unit(5, 8, seed), k=1, device="abacus")
+
+
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(1, 40), k=st.integers(1, 12), seed=st.integers(0, 2**31))
 def test_candidates_are_ranked_as_an_exact_search_ranks(n: int, k: int, seed: int) -> None:

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import tokenize
@@ -17,7 +18,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -129,17 +130,27 @@ def found(path: Path) -> Iterator[None]:
         raise VersionCorrupt(f"{path} is not a file: {os.strerror(error.errno)}") from error
 
 
-def read_array(path: Path, *, mapped: bool = False) -> ndarray:
+def read_array(path: Path, *, mapped: bool = False, scattered: bool = False) -> ndarray:
     """Read a .npy file, or map it into memory.
+
+    Args:
+        path: Of the file.
+        mapped: Instead of reading it.
+        scattered: Mapped to be read here and there: the kernel is told to read single pages, where
+            else it reads up to megabytes around each.
 
     Raises:
         VersionCorrupt: it is missing or damaged.
     """
+    mode: Literal["r"] | None = "r" if mapped or scattered else None
     with found(path):
         try:
-            return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+            array: ndarray = np.load(path, mmap_mode=mode, allow_pickle=False)
         except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
             raise VersionCorrupt(f"{path} is damaged: {error}") from error
+    if scattered and isinstance(array.base, mmap.mmap):  # without rows there is no map
+        array.base.madvise(mmap.MADV_RANDOM)
+    return array
 
 
 def write_table(path: Path, table: pa.Table, *, row_group_rows: int = ROW_GROUP_ROWS) -> None:

@@ -52,21 +52,24 @@ class Lists:
     """The coded rows of one segment, in memory, beside their vectors, mapped."""
 
     def __init__(
-        self, index: faiss.IndexPreTransform, config: CodecConfig, stored: ndarray
+        self,
+        index: faiss.IndexPreTransform,
+        config: CodecConfig,
+        vectors: MappedVectors,
     ) -> None:
         """Open.
 
         Args:
             index: From `codec.fill`.
             config: Of its codec.
-            stored: float16 (row, dim) vectors in C order, of unit length but for rounding.
+            vectors: Of the same rows.
         """
         self.config = config
         self.rotation = faiss.downcast_VectorTransform(index.chain.at(0))
         self.ivf = faiss.downcast_index(index.index)
-        self.vectors = MappedVectors(stored)
+        self.vectors = vectors
         self._base = index
-        self._refined = faiss.IndexRefine(index, self.vectors.index)
+        self._refined = faiss.IndexRefine(index, vectors.scattered_index)
         self._parameters: dict[Effort, faiss.SearchParameters] = {}
 
     @cached_property
@@ -190,7 +193,7 @@ class Lists:
     ) -> None:
         """Put into `best` the rows of highest score by their vectors."""
         rows = rows[rows >= 0]
-        scores = self.vectors.stored[rows].astype(np.float32) @ query
+        scores = self.vectors.rows(rows).astype(np.float32) @ query
         order = np.argsort(-scores, kind="stable")[: len(best)]
         best[: len(order)] = rows[order]
 

@@ -118,8 +118,13 @@ def _looked_at(
     least = np.full(len(queries), -np.inf, np.float32)  # score that so many rows reach at least
     for start in range(0, num_rows, _BLOCK_ROWS):
         stop = min(start + _BLOCK_ROWS, num_rows)
-        here = slice(start, stop) if rows is None else rows[start:stop]
-        stored, keys = segment.mapped.stored[here], segment.object_key[here]
+        if rows is None:
+            here: slice | ndarray = slice(start, stop)
+            stored = segment.mapped.stored[start:stop]
+        else:
+            here = rows[start:stop]
+            stored = segment.mapped.rows(here, of=len(rows))
+        keys = segment.object_key[here]
         vectors = unit_rows(stored)
         step = max(1, _PRODUCT_SIZE // len(vectors))
         for first in range(0, len(queries), step):
@@ -145,7 +150,7 @@ def _scored(
     queries: Float32[ndarray, "query dim"], segment: Segment, rows: Int64[ndarray, "query n"]
 ) -> Scored:
     """Keys and exact scores of some rows for each query, -1 and -inf where the row is -1."""
-    stored, wide = segment.mapped.stored, queries.astype(np.float64)
+    stored, wide = segment.mapped.scattered, queries.astype(np.float64)
     scores = np.empty(rows.shape)
     step = max(1, _GATHERED // max(rows.shape[1], 1))
     for start in range(0, len(queries), step):

@@ -113,7 +113,7 @@ class Segment:
             return None
         assert isinstance(self._codec, dict)
         index = read_index(self.folder / INDEX, str(self._index["sha256"]))
-        return Lists(index, CodecConfig(**self._codec), self._stored)
+        return Lists(index, CodecConfig(**self._codec), self.mapped)
 
     @cached_property
     def _stored(self) -> ndarray:
@@ -122,11 +122,14 @@ class Segment:
     @cached_property
     def mapped(self) -> MappedVectors:
         """Its vectors, to be scanned where they lie."""
-        return MappedVectors(self._stored)
+        path = self.folder / "vectors.npy"
+        return MappedVectors(self._stored, disk.read_array(path, scattered=True))
 
     def vectors(self, rows: ndarray | slice) -> Float32[ndarray, "n dim"]:
         """Unit vectors of some rows. float16 on disk loses 3e-4 of a component at most."""
-        return unit_rows(self.mapped.stored[rows])
+        if isinstance(rows, slice):
+            return unit_rows(self.mapped.stored[rows])
+        return unit_rows(self.mapped.rows(rows))
 
     def rows(self, columns: list[str] | None = None) -> pa.Table:
         """What each row was made from, with `object_key` in front."""

@@ -11,6 +11,7 @@ from numpy import ndarray
 from index import codec as codecs
 from index.codec import Codec, CodecConfig, IndexConfig
 from index.errors import VersionCorrupt
+from index.mapped_vectors import MappedVectors
 from index.probing import Effort, Lists
 
 DIM, NUM, NUM_LISTS = 64, 8000, 64
@@ -43,7 +44,7 @@ def codec(request: pytest.FixtureRequest, stored: ndarray) -> Codec:
 @pytest.fixture(scope="module")
 def lists(codec: Codec, stored: ndarray) -> Lists:
     halves = (stored[: NUM // 2].astype(np.float32), stored[NUM // 2 :].astype(np.float32))
-    return Lists(codecs.fill(codec, halves), codec.config, stored)
+    return Lists(codecs.fill(codec, halves), codec.config, MappedVectors(stored))
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def test_what_is_read_back_searches_alike(
 
     assert again == codec
     np.testing.assert_array_equal(
-        Lists(read, again.config, stored).candidates(queries, num=10, effort=effort),
+        Lists(read, again.config, MappedVectors(stored)).candidates(queries, num=10, effort=effort),
         lists.candidates(queries, num=10, effort=effort),
     )
 
@@ -210,7 +211,7 @@ def test_codes_of_few_dimensions_find_what_all_find() -> None:
     stored = sample.astype(np.float16)
     config = CodecConfig(kind="sq8", dim=DIM, code_dim=16, num_lists=NUM_LISTS)
     codec = codecs.train(sample, config)
-    lists = Lists(codecs.fill(codec, [stored.astype(np.float32)]), config, stored)
+    lists = Lists(codecs.fill(codec, [stored.astype(np.float32)]), config, MappedVectors(stored))
     queries = spread_over(10, NUM + 1)[:100]
     queries = sample[:100] + 0.1 * queries
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)

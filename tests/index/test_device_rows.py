@@ -17,6 +17,7 @@ from index.codec import Codec, CodecConfig
 from index.device_rows import DeviceRows
 from index.errors import GpuUnavailable
 from index.filtering import Filter, Live
+from index.mapped_vectors import MappedVectors
 from index.probing import Effort, Lists
 from index.segment import Segment, write_segment
 from tests.index.exact_answers import by_numpy, recall, unit
@@ -61,7 +62,9 @@ def queries(stored: ndarray) -> ndarray:
 def test_recall_is_that_of_a_cpu(
     rows: DeviceRows, codec: Codec, stored: ndarray, queries: ndarray
 ) -> None:
-    lists = Lists(codecs.fill(codec, [stored.astype(np.float32)]), codec.config, stored)
+    lists = Lists(
+        codecs.fill(codec, [stored.astype(np.float32)]), codec.config, MappedVectors(stored)
+    )
     truth = by_numpy(queries, stored, 10).rows
     for effort in (Effort(2, 2), Effort(8, 4), Effort(64, 8)):
         here = recall(rows.candidates(queries, num=10, effort=effort), truth)

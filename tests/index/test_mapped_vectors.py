@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray
 
-from index import mapped_vectors
+from index import disk, mapped_vectors
 from index.mapped_vectors import MappedVectors
 from tests.index.exact_answers import unit
 
@@ -70,3 +70,45 @@ def test_nothing_is_copied(stored: ndarray) -> None:
     assert vectors.index.ntotal == NUM
     with pytest.raises(ValueError, match="expected float16 vectors in C order, got float32"):
         mapped_vectors.MappedVectors(stored.astype(np.float32))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no /proc/self/smaps here")
+def test_the_kernel_is_told_to_read_single_pages_through_one_map_alone(tmp_path: Path) -> None:
+    """VmFlags of the maps: "rr" is MADV_RANDOM (proc_pid_smaps(5))."""
+    file = tmp_path / "vectors.npy"
+    np.save(file, unit(NUM, DIM, 2).astype(np.float16))
+    whole, scattered = disk.read_array(file, mapped=True), disk.read_array(file, scattered=True)
+
+    np.testing.assert_array_equal(whole, scattered)
+    assert "rr" not in _flags_of_map(whole)
+    assert "rr" in _flags_of_map(scattered)
+
+
+def _flags_of_map(array: ndarray) -> list[str]:
+    """What the kernel was told of the map that an array lies in."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *words = line.split()
+        if "-" in name:
+            first, last = (int(each, 16) for each in name.split("-"))
+            inside = first <= array.ctypes.data < last
+        elif inside and name == "VmFlags:":
+            return words
+    raise AssertionError("the array lies in no map")
+
+
+@pytest.mark.parametrize("num", [0, 1, 3, 4, 500])
+def test_rows_are_those_of_the_file_by_either_map(stored: ndarray, num: int, seed: int) -> None:
+    here = np.random.default_rng(seed).integers(0, NUM, num)
+    vectors = MappedVectors(stored, stored.copy())
+
+    np.testing.assert_array_equal(vectors.rows(here), stored[here])
+    np.testing.assert_array_equal(vectors.rows(here, of=NUM), stored[here])
+
+
+def test_single_rows_are_not_read_through_the_map_of_scans(stored: ndarray) -> None:
+    vectors = MappedVectors(stored, np.zeros_like(stored))
+
+    assert not vectors.rows(np.arange(3)).any()
+    np.testing.assert_array_equal(vectors.rows(np.arange(4)), stored[:4])
+    np.testing.assert_array_equal(vectors.rows(np.arange(3), of=4), stored[:3])

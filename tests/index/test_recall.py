@@ -9,6 +9,7 @@ from numpy import ndarray
 from index import codec as codecs
 from index import recall
 from index.codec import CodecConfig
+from index.mapped_vectors import MappedVectors
 from index.probing import Effort, Lists
 from index.recall import Queries, RecallCurve
 from tests.index.test_codec import clustered, exact
@@ -26,7 +27,7 @@ def rows() -> ndarray:
 def lists(rows: ndarray) -> Lists:
     config = CodecConfig(dim=rows.shape[1], num_lists=NUM_LISTS)
     codec = codecs.train(rows.astype(np.float32), config)
-    return Lists(codecs.fill(codec, [rows.astype(np.float32)]), config, rows)
+    return Lists(codecs.fill(codec, [rows.astype(np.float32)]), config, MappedVectors(rows))
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ GPU_PEAKS = (
 _BACKWARD = 2  # times the forward pass
 _SIDE = 1024  # of the matrices that measure a peak
 _MEASURE_SECONDS = 0.2
+_LEAST_PRODUCTS = 10  # the first is slow, and on a busy machine one may take all of the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +94,13 @@ def measured_flops(device: torch.device, dtype: torch.dtype, num_threads: int) -
     assert num_threads == torch.get_num_threads()  # another number is another measurement
     a = torch.randn(_SIDE, _SIDE, device=device).to(dtype)
     b = torch.randn(_SIDE, _SIDE, device=device).to(dtype)
-    best, ends = float("inf"), time.perf_counter() + _MEASURE_SECONDS
-    while best == float("inf") or time.perf_counter() < ends:
+    best, done, ends = float("inf"), 0, time.perf_counter() + _MEASURE_SECONDS
+    while done < _LEAST_PRODUCTS or time.perf_counter() < ends:
         started = time.perf_counter()
         a @ b
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - started)
+        best, done = min(best, time.perf_counter() - started), done + 1
     return 2.0 * _SIDE**3 / best
 
 

@@ -203,6 +203,22 @@ def test_the_seed_stays_in_sight_while_the_gallery_scrolls(tab: Any, address: st
     assert 0 <= box["y"] < 100
 
 
+@pytest.mark.parametrize("width", [900, 1024, 1280, 1366, 1400, 1440, 1920])
+def test_results_stand_beside_the_seed(tab: Any, address: str, width: int) -> None:
+    tab.set_viewport_size({"width": width, "height": 900})
+    open_page(tab, address)
+
+    seed = tab.locator(".sk-seed").bounding_box()
+    first = tab.locator(".card").first.bounding_box()
+    assert first["x"] > seed["x"] + seed["width"]
+    assert first["y"] < seed["y"] + seed["height"]
+    overflow = tab.evaluate(
+        "() => { const e = document.querySelector('[data-testid=stMain]');"
+        " return e.scrollWidth - e.clientWidth; }"
+    )
+    assert overflow <= 0
+
+
 def test_a_narrow_window_needs_no_sideways_scrolling(tab: Any, address: str) -> None:
     tab.set_viewport_size({"width": 390, "height": 800})
     open_page(tab, address)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.engine import Engine
+from index.asked_recall import DEFAULT_RECALL
+from index.search_options import ClusterAddress, Device, Recall
+
 if TYPE_CHECKING:
     from app.demo import Figures
-    from app.engine import Engine
 
 commands = typer.Typer()
 
@@ -22,23 +24,12 @@ Port = Annotated[int, typer.Option(help="Port on 127.0.0.1.")]
 def app_command(
     sky: Annotated[Path, typer.Argument(metavar="SKY", help="Folder that `skykin build` made.")],
     port: Port = 8501,
-    recall: Annotated[
-        float | None,
-        typer.Option(help="Share of the exact answer to find; 1 is exact, 0.98 the default."),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="Where large segments are searched: cpu, or such as cuda.")
-    ] = "cpu",
-    cluster: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS|auto|local", help="Search on the machines of a Ray cluster."),
-    ] = None,
+    recall: Recall = DEFAULT_RECALL,
+    device: Device = "cpu",
+    cluster: ClusterAddress = None,
 ) -> None:
     """Open the search page of a sky: prints its address, and serves it until Ctrl-C."""
-    from app.engine import Engine
-
-    engine = Engine(device=device, cluster=cluster)
-    _serve(sky, port, engine if recall is None else replace(engine, recall=recall))
+    _serve(sky, port, Engine(device=device, cluster=cluster, recall=recall))
 
 
 @commands.command("demo", epilog="Example: skykin demo --check --json")
@@ -76,8 +67,6 @@ def demo_command(
     _print(figures)
     typer.echo(f"{figures.num_objects:,} simulated objects are in {demo.sky}")
     if not check:
-        from app.engine import Engine
-
         _serve(demo.sky, port, Engine())
 
 

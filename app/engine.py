@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from index.recall import DEFAULT_RECALL
+from index.asked_recall import DEFAULT_RECALL, check_recall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +21,7 @@ class Engine:
     recall: float = DEFAULT_RECALL  # of the exact answer, on average; 1 is exact
 
     def __post_init__(self) -> None:
-        if not 0 < self.recall <= 1:
-            raise ValueError(f"recall must be above 0 and up to 1, got {self.recall:g}")
+        check_recall(self.recall)
 
 
 def to_argument(engine: Engine) -> str:

@@ -17,8 +17,9 @@ from discovery.query import DEFAULT_RADIUS_ARCSEC, Query, parse_cone
 from discovery.results import Hits
 from discovery.seeds import angle_text
 from discovery.sky import open as open_sky
+from index.asked_recall import DEFAULT_RECALL
 from index.evaluation import Evaluation, evaluate
-from index.recall import DEFAULT_RECALL
+from index.search_options import ClusterAddress, Device, Recall
 from training.encoder import load as load_encoder
 from training.progress import progress_bars
 
@@ -77,16 +78,9 @@ def search_command(
         float | None,
         typer.Option(help="Of hits as close as this, in arcsec, return the best alone."),
     ] = None,
-    recall: Annotated[
-        float, typer.Option(help="Share of the exact answer to find, on average; 1 is exact.")
-    ] = DEFAULT_RECALL,
-    device: Annotated[
-        str, typer.Option(help="Where large segments are searched: cpu, or such as cuda.")
-    ] = "cpu",
-    cluster: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS|auto|local", help="Search on the machines of a Ray cluster."),
-    ] = None,
+    recall: Recall = DEFAULT_RECALL,
+    device: Device = "cpu",
+    cluster: ClusterAddress = None,
     view: Annotated[
         str | None,
         typer.Option(help="image, spectrum, xp, joint or any; by default the seed's own."),

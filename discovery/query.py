@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from discovery.positions import parse_position
-from index.recall import DEFAULT_RECALL
+from index.asked_recall import DEFAULT_RECALL, check_recall
 from training.modalities import VIEWS
 from training.observations import Observation, check_position
 
@@ -76,8 +76,7 @@ class Query:
             raise ValueError(f"k must be between 1 and the number of objects, got {self.k}")
         if self.collapse_arcsec is not None and not 0 < self.collapse_arcsec <= 3600:
             raise ValueError(f"collapse_arcsec must be in (0, 3600], got {self.collapse_arcsec}")
-        if not 0 < self.recall <= 1:
-            raise ValueError(f"recall must be above 0 and up to 1, got {self.recall}")
+        check_recall(self.recall)
         if not 0 < self.radius_arcsec <= 3600:
             raise ValueError(f"radius_arcsec must be in (0, 3600], got {self.radius_arcsec}")
         if self.view is not None and self.view not in (*VIEWS, "any"):

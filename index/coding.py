@@ -17,11 +17,12 @@ from jaxtyping import Float32, Int64
 from numpy import ndarray
 
 from index import recall
+from index.asked_recall import DEFAULT_RECALL
 from index.codec import Codec, IndexConfig, choose, read_codec, serves, train, write_codec
 from index.filtering import Filter, Live
 from index.manifest import CodecRecord, Manifest, SegmentRecord, record
 from index.probing import Effort
-from index.recall import DEFAULT_RECALL, NUM_QUERIES, Queries, RecallCurve
+from index.recall import NUM_QUERIES, Queries, RecallCurve
 from index.search import find
 from index.segment import Segment, code_segment
 

@@ -22,9 +22,9 @@ from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 from pydantic import BaseModel, ConfigDict
 
+from index.asked_recall import DEFAULT_RECALL
 from index.probing import Effort
 
-DEFAULT_RECALL = 0.98
 EFFORTS = tuple(
     Effort(num_probes, depth)
     for depth in (2, 4, 8, 16)

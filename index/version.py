@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from numpy import ndarray
 
 from index import disk, lease, search, separations
+from index.asked_recall import DEFAULT_RECALL
 from index.errors import UnknownObject, VersionCorrupt
 from index.filtering import Filter, Filters, Live
 from index.footprint import read_footprint
@@ -23,7 +24,7 @@ from index.object_table import ObjectTable
 from index.partitions import read_partitions
 from index.predicate import condition
 from index.probing import Effort
-from index.recall import DEFAULT_RECALL, RecallCurve
+from index.recall import RecallCurve
 from index.search import Neighbors
 from index.segment import Segment, check_size
 from index.segment_rows import SegmentRows

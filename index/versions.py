@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index import disk
+from index.asked_recall import DEFAULT_RECALL
 from index.coding import recall_again
 from index.errors import VersionCorrupt
 from index.exact_scan import torch_device
 from index.manifest import FileRecord, Manifest, SkyHead, read_head, read_manifest
 from index.pointer import read_pointer, write_pointer
 from index.ray_nodes import Cluster
-from index.recall import DEFAULT_RECALL
 from index.version import Version
 
 MAX_LOST_RECALL = 0.03  # of two measurements on a few hundred rows

@@ -11,9 +11,9 @@ from peers import K
 from synthetic_sky import VIEW, write_sky
 from synthetic_vectors import Population
 
+from index.asked_recall import DEFAULT_RECALL
 from index.choosing import choose
 from index.filtering import Filter
-from index.recall import DEFAULT_RECALL
 from index.version import Version
 from index.versions import open_version
 

@@ -74,7 +74,6 @@ def test_what_a_cluster_could_not_search_stands_above_the_results(sky_folder: Pa
 
     assert not at.exception
     (warning,) = at.warning
-    (warning,) = at.warning
     said = warning.value.replace("\\", "")  # signs that Markdown would read are marked
     assert said == (
         "25.0% of the rows of view image (9 in 000002) were not searched: its actor did not answer"

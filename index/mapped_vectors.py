@@ -12,6 +12,8 @@ memory.
 
 from __future__ import annotations
 
+import os
+from functools import cached_property
 from typing import Any
 
 import faiss
@@ -41,6 +43,12 @@ class MappedVectors:
         self.scattered: ndarray = self.stored if scattered is None else np.asarray(scattered)
         self.index = _view_of(self.stored)
         self.scattered_index = _view_of(self.scattered)
+
+    @cached_property
+    def fits_in_memory(self) -> bool:
+        """Whether all of the file can be expected there, in half of what the machine has."""
+        memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return 2 * self.stored.nbytes <= memory_bytes
 
     def rows(
         self, rows: Int64[ndarray, " some"], *, of: int | None = None

@@ -4,7 +4,8 @@ How far to look is an `Effort`: from how many rows codes are compared, and how m
 compared again by their vectors. Where only some rows are allowed, lists without one are passed over
 and the others are looked into until as many *allowed* rows have been compared: a filter that
 follows the clusters of the data, as filters in astronomy do, then costs no recall. Where that means
-to pass far more rows than are allowed, each allowed row is looked at instead.
+to pass far more rows than are allowed, each allowed row is looked at instead, unless the vectors
+are larger than memory: a row of them takes as long to read as ten thousand codes to pass.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from index.mapped_vectors import MappedVectors
 
 GRAPH_PROBES = 48  # up to here lists are looked for in the graph where there is one
 LOOK_COST = 4  # codes that are passed in the time that one allowed row is looked at
+READ_COST = 10_000  # the same where the row has to be read from a disk, at 50 us and 5 ns
 SURE = 8  # allowed rows compared for each that an unfiltered search would compare
 
 
@@ -173,11 +175,13 @@ class Lists:
         enough = max(SURE * effort.num_probes * mean_in_list, SURE * num)
         depth = min(effort.depth * num * 2, allowed.num_rows)
         selector = faiss.IDSelectorBitmap(allowed.bits)
+        look_cost = LOOK_COST if self.vectors.fits_in_memory else READ_COST
+        most = look_cost * allowed.num_rows
         for i, score in enumerate(scores):
             order = np.argsort(-score)
             reached = np.cumsum(allowed.num_in_list[there[order]])
             order = order[: 1 + int(np.searchsorted(reached, enough))]
-            if self._list_sizes[there[order]].sum() > LOOK_COST * allowed.num_rows:
+            if depth == allowed.num_rows or self._list_sizes[there[order]].sum() > most:
                 rows = self.vectors.candidates(queries[i : i + 1], num, rows=allowed.numbers)[0]
                 self._rank(queries[i], rows, found[i])
                 continue

@@ -80,9 +80,17 @@ def test_recall_rises_with_effort_to_the_exact_answer(
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.01, 0.001])
 @pytest.mark.parametrize("follows_clusters", [False, True])
+@pytest.mark.parametrize("fits_in_memory", [False, True])
 def test_a_filter_costs_no_recall(
-    lists: Lists, stored: ndarray, queries: ndarray, share: float, follows_clusters: bool
+    lists: Lists,
+    stored: ndarray,
+    queries: ndarray,
+    share: float,
+    follows_clusters: bool,
+    fits_in_memory: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(lists.vectors, "fits_in_memory", fits_in_memory)
     rng = np.random.default_rng(5)
     value = stored[:, 0].astype(float) if follows_clusters else rng.random(NUM)
     rows = value <= np.quantile(value, share)
@@ -93,6 +101,25 @@ def test_a_filter_costs_no_recall(
     assert rows[found[found >= 0]].all()
     assert ((found >= 0).sum(axis=1) == min(10, rows.sum())).all()
     assert recall(found[:, : expected.shape[1]], expected) > 0.95
+
+
+def test_few_of_vectors_larger_than_memory_are_read(
+    lists: Lists, queries: ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_read = []
+    read_rows = MappedVectors.rows
+
+    def counted(self: MappedVectors, rows: ndarray, *, of: int | None = None) -> ndarray:
+        num_read.append(len(rows))
+        return read_rows(self, rows, of=of)
+
+    monkeypatch.setattr(MappedVectors, "rows", counted)
+    allowed = lists.allow(np.random.default_rng(6).random(NUM) < 0.015)
+    for fits_in_memory, most in ((True, allowed.num_rows), (False, 2 * 2 * 10)):
+        num_read.clear()
+        monkeypatch.setattr(lists.vectors, "fits_in_memory", fits_in_memory)
+        lists.candidates(queries[:1], num=10, effort=Effort(8, 2), allowed=allowed)
+        assert max(num_read) == most
 
 
 def test_nothing_allowed_finds_nothing(lists: Lists, queries: ndarray) -> None:

@@ -27,11 +27,12 @@ from training import artifact, cohort, encoder, search_head
 from training.augmentation import AugmentationConfig, disturb
 from training.cohort import Sighting
 from training.fibre_light import NUM_LIGHT, light_of
+from training.kind_head import adding_kinds
 from training.labels import Labels, object_numbers
 from training.light_head import adding_light
 from training.observations import Observation, merge
 from training.recipe import Recipe
-from training.search_head import NothingToLearn, ViewVectors
+from training.search_head import HeadFitConfig, NothingToLearn, SearchHead, ViewVectors
 from training.stages import (
     Figures,
     Progress,
@@ -89,35 +90,52 @@ def train_search_head(
             for view, part in data.items()
         },
     }
+    labels = open_labels(recipe, out)
     if settings.begin is not None:
-        known = artifact.load_head(artifact.folder_of(settings.begin))
-        head = adding_light(known, data, light_share=settings.training.light_share)
-        figures |= {"method": "light added", "begin": settings.begin}
-        artifact.save_head(out, head, half=recipe.encoder.half)
-        return report(out, "search_head", figures)
+        head = artifact.load_head(artifact.folder_of(settings.begin))
+        figures |= {"method": "kept", "begin": settings.begin}
+        if settings.training.light_share:
+            head = adding_light(head, data, light_share=settings.training.light_share)
+            figures["method"] = "light added"
+    else:
+        head = _fitted(data, settings.training, _labels_of(ids, labels), progress, figures)
+    if settings.kinds is not None:
+        head, told = adding_kinds(head, data, _labels_of(ids, labels), labels.names, settings.kinds)
+        figures["kinds"] = {
+            "names": head.config.kinds, "loss": told.loss, "accuracy": told.accuracy,
+        }  # fmt: skip
+    artifact.save_head(out, head, half=recipe.encoder.half)
+    return report(out, "search_head", figures)
+
+
+def _fitted(
+    data: dict[str, ViewVectors],
+    config: HeadFitConfig,
+    labels: Bool[ndarray, "object label"],
+    progress: Progress,
+    figures: Figures,
+) -> SearchHead:
+    """A head trained where objects have two vectors, else centred principal components."""
     try:
         head, fitted = search_head.fit(
             data,
-            settings.training,
-            labels=_labels_of(ids, open_labels(recipe, out)),
+            config,
+            labels=labels,
             progress=lambda done, step, loss: progress(
                 f"training the search head, step {step:,}, loss {loss:.2f}", done
             ),
         )
     except NothingToLearn as error:
-        vectors = {view: part.vectors for view, part in data.items()}
-        head = search_head.principal_components(vectors)
         figures |= {"method": "principal components", "reason": str(error)}
-    else:
-        figures |= {
-            "method": "contrastive",
-            "steps": fitted.steps,
-            "seconds": fitted.seconds,
-            "loss": fitted.loss,
-            "accuracy": fitted.accuracy,
-        }
-    artifact.save_head(out, head, half=recipe.encoder.half)
-    return report(out, "search_head", figures)
+        return search_head.principal_components({view: part.vectors for view, part in data.items()})
+    figures |= {
+        "method": "contrastive",
+        "steps": fitted.steps,
+        "seconds": fitted.seconds,
+        "loss": fitted.loss,
+        "accuracy": fitted.accuracy,
+    }
+    return head
 
 
 @dataclass(frozen=True, slots=True)

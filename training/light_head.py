@@ -29,10 +29,11 @@ def adding_light(
         ValueError: the head is for other vectors, or there are too few.
     """
     dim = next(iter(data.values())).vectors.shape[1]
-    if head.config.light_share or head.config.dim != dim - NUM_LIGHT:
+    is_lit = bool(head.config.light_share)
+    if is_lit or head.config.kinds or head.config.dim != dim - NUM_LIGHT:
         raise ValueError(
-            f"expected a search head for vectors of {dim - NUM_LIGHT} dimensions without light, "
-            f"got {head.config}"
+            f"expected a search head for vectors of {dim - NUM_LIGHT} dimensions without light or "
+            f"kinds, got {head.config}"
         )
     config = replace(head.config, dim=dim, light_share=dict(light_share))
     with torch.inference_mode():

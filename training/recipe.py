@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from training.artifact import fits, read_config
 from training.augmentation import AugmentationConfig
+from training.kind_head import KindFitConfig
 from training.modalities import STREAM, Kind
 from training.pretraining_config import PretrainingConfig
 from training.search_head import HeadFitConfig
@@ -185,9 +186,10 @@ class SearchHeadRecipe:
 
     training: HeadFitConfig
     augmentation: AugmentationConfig
-    # Folder or Hub repository of an encoder whose head is kept and given light_share, instead of
-    # one that is trained; its encoder must give the same vectors but for the light.
+    # Folder or Hub repository of an encoder whose head is kept, and given light_share or kinds,
+    # instead of one that is trained; its encoder must give the same vectors but for the light.
     begin: str | None = None
+    kinds: KindFitConfig | None = None  # None: it is not told to know any
     copies: int = Field(default=3, gt=0)  # of each object, by each survey that saw it
     max_objects: int = Field(default=10_000, gt=1)
     seed: int = Field(default=0, ge=0)
@@ -213,10 +215,13 @@ class Recipe:
             "image_tokenizer.training.label_weight": image and image.training.label_weight,
             "encoder.training.kinship.label_share": kinship and kinship.label_share,
             "search_head.training.label_share": self.search_head.training.label_share,
+            "search_head.kinds": self.search_head.kinds,
         }
         head = self.search_head
-        if head.begin is not None and not head.training.light_share:
-            raise ValueError("search_head.begin keeps a head as it is: give training.light_share")
+        if head.begin is not None and not head.training.light_share and head.kinds is None:
+            raise ValueError(
+                "search_head.begin keeps a head as it is: give training.light_share or kinds"
+            )
         if head.training.light_share and not self.encoder.light:
             raise ValueError("search_head.training.light_share asks for encoder.light = true")
         keys = [key for key, value in asking.items() if value]

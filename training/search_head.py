@@ -13,7 +13,8 @@ surveys, and `foreign` names it: whoever calls says so.
 
 Where encoder vectors end with the light in a fibre, a head may give it a share of its space
 (light_waves.py). That part is not learned: contrast among some hundred objects does not make it as
-exact as it is.
+exact as it is. A head may know kinds (kind_head.py), and then says in part of a vector what the
+object is.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ __all__ = [
 
 SEARCH_DIM = 256
 Share = Annotated[float, Field(gt=0, lt=1)]
+KIND_DROPOUT = 0.2
 STD_FLOOR = 1e-6  # a dimension that never varies says nothing and must not divide by zero
 
 
@@ -60,11 +62,19 @@ class SearchHeadConfig:
     # View -> share of the squared length of its search vectors, for the light at the end of the
     # encoder's; empty: there is none, or it counts as any other numbers.
     light_share: dict[str, Share] = field(default_factory=dict)
+    # How sure it is of each of these are the first dimensions; what is left of the length is look.
+    kinds: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _kinds_fit(self) -> SearchHeadConfig:
+        if self.kinds and (not self.hidden or self.num_outputs < 1):
+            raise ValueError(f"{len(self.kinds)} kinds want a hidden layer, and room for the look")
+        return self
 
     @property
     def num_outputs(self) -> int:
-        """Dimensions of what is made of the outputs of the transformer."""
-        return SEARCH_DIM - NUM_WAVES if self.light_share else SEARCH_DIM
+        """Dimensions of the look, which is made of the outputs of the transformer."""
+        return SEARCH_DIM - (NUM_WAVES if self.light_share else 0) - len(self.kinds)
 
     @property
     def num_inputs(self) -> int:
@@ -101,6 +111,15 @@ class SearchHead(nn.Module):
             self.fc2 = nn.Linear(width, width)
             self.output = nn.Linear(width, config.num_outputs)
             self.dropout = nn.Dropout(config.dropout)
+        self.kinds: nn.Sequential | None = None
+        if config.kinds:
+            self.kinds = nn.Sequential(
+                nn.Dropout(KIND_DROPOUT),
+                nn.Linear(width, width),
+                nn.GELU(),
+                nn.Dropout(KIND_DROPOUT),
+                nn.Linear(width, len(config.kinds)),
+            )
         if config.light_share:
             self.register_buffer("frequencies", wave_frequencies())
 
@@ -135,13 +154,27 @@ class SearchHead(nn.Module):
         surveys: str | Sequence[str] | None = None,
     ) -> Float[Tensor, "n output"]:
         """Unit vectors made of the outputs of the transformer alone; see `forward`."""
+        x = self.hidden(vectors, view, surveys)
+        look = F.normalize(self.output(self.dropout(x)) if self.config.hidden else x, dim=-1)
+        if self.kinds is None:
+            return look
+        sure = self.kinds(x).softmax(dim=-1)
+        rest = (1 - sure.square().sum(dim=-1, keepdim=True)).clamp_min(0).sqrt()
+        return torch.cat([sure, rest * look], dim=-1)
+
+    def hidden(
+        self,
+        vectors: Float[Tensor, "n dim"],
+        view: str,
+        surveys: str | Sequence[str] | None = None,
+    ) -> Float[Tensor, "n hidden"]:
+        """What kinds and look are read from; see `forward`."""
         mean, std = self._statistics(view, surveys, len(vectors))
         x = self.inputs[view]((vectors - mean) / std)
         if self.config.hidden:
             x = self.dropout(x)
             x = x + self.fc2(F.gelu(self.fc1(self.norm(x))))
-            x = self.output(self.dropout(x))
-        return F.normalize(x, dim=-1)
+        return x
 
     def foreign(self, view: str, surveys: Sequence[str]) -> tuple[str, ...]:
         """Those surveys that the view was not trained on, in order; none where it is not known."""

@@ -14,8 +14,9 @@ from tests.training.mmu_files import legacy, spectra, write_hdf5
 from tests.training.small_encoder import DIM, make_parts, save_encoder
 from training import artifact, encoder, head_stage
 from training.cohort import Sighting
+from training.kind_head import KindFitConfig
 from training.pooling import Pooling, PoolingConfig
-from training.recipe import DataRecipe, Recipe, read_recipe
+from training.recipe import DataRecipe, LabelsRecipe, Recipe, read_recipe
 
 NUM = 6
 SHIPPED = encoder.SHIPPED / "nano" / "nano.toml"
@@ -186,3 +187,40 @@ def test_objects_of_several_surveys_are_chosen_first() -> None:
     assert list(chosen[0]) == both[0]
     assert [mine[0].source_part for mine in chosen[1:]] == ["0", "4", "9"]
     assert len(head_stage.choose([*alone, *both], 100)) == 11
+
+
+def test_a_head_that_is_kept_is_told_kinds(
+    made: tuple[Path, dict[str, Any]], survey_files: list[Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    first, _ = made
+    out = save_encoder(tmp_path / "told")
+    labels = tmp_path / "labels.csv"
+    lines = [f"{first_id},{row % 2},{1 - row % 2}" for row, first_id in enumerate(ids_in(first))]
+    labels.write_text("\n".join(["object_id,spiral,merger", *lines]) + "\n")
+    _in_this_process(monkeypatch)
+    recipe = _recipe(survey_files, copies=20)
+    settings = replace(
+        recipe.search_head, begin=str(first), kinds=KindFitConfig(steps=20, batch_size=8)
+    )
+    data = replace(recipe.data, labels=LabelsRecipe(file=labels))
+
+    figures = head_stage.train_search_head(
+        replace(recipe, data=data, search_head=settings), out, _silent
+    )
+    head = encoder.load(out).head
+
+    assert figures["method"] == "kept"
+    assert figures["kinds"]["names"] == ("merger", "spiral")
+    assert figures["kinds"]["accuracy"] > 0.5
+    assert head is not None
+    assert head.config.kinds == ("merger", "spiral")
+
+
+def ids_in(folder: Path) -> list[str]:
+    """Of the objects whose vectors the stage kept there, one each."""
+    with np.load(folder / head_stage.VECTORS, allow_pickle=False) as stored:
+        return [
+            str(stored["ids"][stored["id_objects"] == number][0])
+            for number in np.unique(stored["id_objects"])
+        ]

@@ -22,8 +22,8 @@ from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 from pydantic import BaseModel, ConfigDict
 
-from index.asked_recall import DEFAULT_RECALL
-from index.probing import Effort
+from index.asked_recall import DEFAULT_RECALL, check_recall
+from index.probing import LOOK_COST, Effort
 
 EFFORTS = tuple(
     Effort(num_probes, depth)
@@ -109,18 +109,25 @@ class RecallCurve(BaseModel):
         Args:
             recall: From 0 to 1.
             direction: Whether the query points where no row is near.
-            k: Results asked for; above 10 recall at 100 counts.
+            k: Results asked for. Above 10 recall at 100 counts; above 100, where nothing was
+                measured, lists grow with k, up to where as many rows would be compared by their
+                vectors that a scan of all is as quick.
 
         Raises:
             ValueError: recall is not in (0, 1].
         """
-        if not 0 < recall <= 1:
-            raise ValueError(f"expected a recall above 0 and up to 1, got {recall}")
+        check_recall(recall)
         points = self.directions if direction else self.rows
         for point in points:
             if point.reaches(recall, k=k):
-                return point.effort
+                return self._for_results(point, k)
         return None
+
+    def _for_results(self, point: Point, k: int) -> Effort | None:
+        hundreds = -(-k // max(DEPTHS))
+        if hundreds > 1 and LOOK_COST * point.depth * k >= self.num_rows:
+            return None
+        return Effort(point.num_probes * max(hundreds, 1), point.depth)
 
 
 @dataclass(frozen=True, slots=True)

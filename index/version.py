@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from numpy import ndarray
 
 from index import disk, lease, search, separations
-from index.asked_recall import DEFAULT_RECALL
+from index.asked_recall import DEFAULT_RECALL, check_recall
 from index.errors import UnknownObject, VersionCorrupt
 from index.filtering import Filter, Filters, Live
 from index.footprint import read_footprint
@@ -289,8 +289,7 @@ class Version:
                 f"expected queries of {self.encoder.search_dim} dimensions, got {queries.shape[1]}"
             )
         queries = search.unit_queries(queries)
-        if not 0 < recall <= 1:
-            raise ValueError(f"expected a recall above 0 and up to 1, got {recall}")
+        check_recall(recall)
         num_keys = self.manifest.next_object_key
         if chosen is None:
             chosen = self.everything
@@ -323,7 +322,11 @@ class Version:
         recall: float | int,
         missing: list[Missing] | None,
     ) -> Neighbors:
-        """Search one view; queries that turn out to be directions are asked again as such."""
+        """Search one view.
+
+        Queries that turn out to be directions are asked again as such; those for which lists held
+        fewer than k, exactly.
+        """
         segments = self._of_view(view)
         find: Callable[..., Neighbors] = search.find
         if self.holders is not None:
@@ -338,6 +341,10 @@ class Version:
             far = best < curve.near
             again = find(queries[far], segments, k=k, chosen=chosen, effort=effort_far)
             found.keys[far], found.scores[far] = again.keys, again.scores
+        if effort is not None and min(found.keys[:, -1].tolist(), default=0) < 0:
+            short = found.keys[:, -1] < 0
+            again = find(queries[short], segments, k=k, chosen=chosen)
+            found.keys[short], found.scores[short] = again.keys, again.scores
         return found
 
     def _of_view(self, view: str) -> list[Live]:

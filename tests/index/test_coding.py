@@ -266,6 +266,14 @@ def test_builds_carry_a_codec_on_until_it_is_outgrown(
     assert verify(sky).problems == ()
 
 
+@pytest.mark.parametrize("k", [300, 1_000, ROWS])
+def test_many_results_are_found_as_well(version: Version, queries: ndarray, k: int) -> None:
+    found = version.search(queries[:20], view="image", k=k).keys
+
+    assert (found >= 0).all()
+    assert recall_of(version, queries[:20], k=k) >= 0.95
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -272,12 +272,16 @@ def recall_of(found: Int64[ndarray, "query k"], expected: Int64[ndarray, "query 
 def shares_of(
     found: Int64[ndarray, "query k"], expected: Int64[ndarray, "query k"]
 ) -> Float64[ndarray, " query"]:
-    """Share of the expected rows that were found, of each query; -1 pads and never counts."""
+    """Share of the expected rows that were found, of each query; 1 where none is expected.
+
+    -1 pads and never counts.
+    """
     # rows of one query never meet those of another
     offset = (max(found.max(initial=0), expected.max(initial=0)) + 1) * np.arange(len(found))
     mine, true = found + offset[:, None], expected + offset[:, None]
     hits = np.isin(true, mine[found >= 0]) & (expected >= 0)
-    return hits.sum(axis=1) / np.maximum((expected >= 0).sum(axis=1), 1)
+    num_expected = (expected >= 0).sum(axis=1)
+    return np.where(num_expected, hits.sum(axis=1) / np.maximum(num_expected, 1), 1.0)
 
 
 def _front(points: Sequence[Point]) -> tuple[Point, ...]:

@@ -13,15 +13,19 @@ import numpy as np
 import pytest
 from numpy import ndarray
 
-from index import disk
+from index import disk, recall
+from index.codec import IndexConfig
 from index.comparison import Source, compare
 from index.errors import GateRefused, RecallTooLow, SkyBusy, VersionCorrupt
-from index.gates import recall_gate
+from index.gates import recall_gates
 from index.inputs import Input, write_inputs
+from index.manifest import read_head, write_head
 from index.nightly import nightly
 from index.nightly_config import LabelGate, NightlyConfig, SourceConfig, read_nightly
 from index.nightly_report import NightlyReport
+from index.probing import Effort
 from index.pruning import Pruned
+from index.recall import Point, RecallCurve
 from index.saved_searches import SavedSearch
 from index.versions import (
     Version,
@@ -450,11 +454,43 @@ def test_a_damaged_version_ends_the_night_where_it_counts(
     assert reader.number == 1
 
 
-def test_the_recall_gate() -> None:
-    passed = [recall_gate(recall, 0.95).passed for recall in (None, 0.95, 0.9499)]
+def test_the_recall_gate_measures_what_codes_reach_with_the_most_effort() -> None:
+    def point(recall: float) -> Point:
+        return Point(num_probes=1, depth=1, recall_at_10=recall, recall_at_100=1.0, p50_ms=1.0)
 
-    assert passed == [True, True, False]  # None: exact
+    def passed(*reached: tuple[float, float]) -> list[bool]:
+        curves = [
+            RecallCurve(
+                view="image", codec_hash="", num_rows=1, num_queries=1, near=0.0,
+                rows=(point(0.5), point(rows)), directions=(point(0.4), point(directions)),
+            )
+            for rows, directions in reached
+        ]  # fmt: skip
+        return [gate.passed for gate in recall_gates(curves, 0.95)]
+
+    assert passed() == [True]  # exact
+    assert passed((0.95, 0.95), (0.9499, 1.0), (1.0, 0.9499)) == [True, False, False]
     assert issubclass(RecallTooLow, GateRefused)
+
+
+def test_codes_that_no_longer_tell_rows_apart_are_not_published(
+    sky: Path, cutouts: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = IndexConfig(exact_rows=0, indexed_rows=1)
+    write_head(sky, read_head(sky).model_copy(update={"index": index}))
+    write_cutout(cutouts / "e.fits", 5)
+    config = config_of(encoder, ("legacysurvey", cutouts))
+    with monkeypatch.context() as patch:
+        patch.setattr(recall, "EFFORTS", (Effort(1, 1),))  # one list of five rows
+        with pytest.raises(RecallTooLow, match="recall@10 of view image"):
+            nightly(sky, config)
+    assert numbers(sky) == [1]
+
+    report = nightly(sky, config)
+
+    assert (report.outcome, report.version, report.num_embedded) == ("published", 2, 0)
+    names = [gate.name for gate in report.gates if gate.name.startswith("recall")]
+    assert names == ["recall@10 of view image", "recall@10 of view joint"]
 
 
 def test_new_objects_near_saved_searches(sky: Path, cutouts: Path, encoder: Path) -> None:

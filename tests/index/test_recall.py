@@ -97,6 +97,8 @@ def test_recall_counts_no_padding() -> None:
     expected = np.array([[7, 4, -1, -1], [1, 9, 8, 7]])
 
     assert recall.recall_of(found, expected) == pytest.approx((1 + 0.25) / 2)
+    nothing = np.full((1, 4), -1)  # of a row that is the only one
+    assert recall.recall_of(nothing, nothing) == 1
 
 
 def test_curve_is_read_back_as_it_was(curve: RecallCurve) -> None:

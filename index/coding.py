@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from numpy import ndarray
 
-from index import recall
+from index import disk, recall
 from index.asked_recall import DEFAULT_RECALL
 from index.codec import Codec, IndexConfig, choose, read_codec, serves, train, write_codec
 from index.filtering import Filter, Live
@@ -59,9 +59,12 @@ def codecs_of(sky: Path, manifest: Manifest | None) -> dict[str, Codec]:
     """The codecs of a version by view.
 
     Raises:
-        VersionCorrupt: one is missing or damaged.
+        VersionCorrupt: one is missing, damaged, or another than the version was written with.
     """
     records = () if manifest is None else manifest.codecs
+    for each in records:
+        for file in each.files:
+            disk.check(sky / file.file, file.sha256)
     return {each.view: read_codec(sky / CODECS / each.name) for each in records}
 
 

@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from index import coding, disk, recall
 from index.choosing import choose
-from index.codec import IndexConfig, read_index_config
+from index.codec import IndexConfig, read_codec, read_index_config, train, write_codec
 from index.compacting import compact, reindex
 from index.errors import GpuUnavailable, VersionCorrupt
 from index.filtering import Filter
@@ -225,6 +225,20 @@ def test_an_index_from_elsewhere_is_not_loaded(sky: Path) -> None:
     )
     with pytest.raises(VersionCorrupt, match=r"segment\.json"):
         open_version(sky)
+
+
+def test_a_codec_from_elsewhere_is_not_loaded(sky: Path) -> None:
+    """Whole by its own checksum, and of the same size: still not the one written down."""
+    (written,) = open_version(sky).manifest.codecs
+    folder = sky / "codecs" / written.name
+    own = read_codec(folder)
+    other = train(open_version(sky).segments[0].segment.vectors(slice(None)), own.config)
+    assert other.digest != own.digest
+    shutil.rmtree(folder)
+    (folder.parent / write_codec(folder.parent, "image", other)).rename(folder)
+
+    with pytest.raises(VersionCorrupt, match=r"codec\.json: its content has changed"):
+        reindex(sky)
 
 
 def test_builds_carry_a_codec_on_until_it_is_outgrown(

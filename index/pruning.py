@@ -60,12 +60,12 @@ def prune(
         raise VersionCorrupt(f"CURRENT of {sky} names version {published}, which is not there")
     manifests = {number: read_manifest(sky, number) for number in there}
     kept = {published, *there[-keep_versions:]}
-    oldest = (now or datetime.now(UTC)) - timedelta(days=keep_days)
-    due = [
-        number
-        for number in there
-        if number not in kept and datetime.fromisoformat(manifests[number].built_at_utc) <= oldest
-    ]
+    now = now or datetime.now(UTC)
+    days_old = {
+        number: (now - datetime.fromisoformat(manifest.built_at_utc)) / timedelta(days=1)
+        for number, manifest in manifests.items()
+    }
+    due = [number for number in there if number not in kept and days_old[number] >= keep_days]
     gone, held = [], []
     for number in due:
         folder = sky / "versions" / str(number)

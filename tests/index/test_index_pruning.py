@@ -131,6 +131,8 @@ def test_what_pruning_keeps(sky: Path) -> None:
     rollback(sky, 1)
     before = answers(sky)
     assert prune(sky, keep_versions=1, keep_days=1.0).versions == ()  # all are young
+    for years in (3_000, 1e9):  # more than a calendar goes back
+        assert prune(sky, keep_versions=1, keep_days=365.0 * years).versions == ()
     # a clock that was a year ahead, and is back now
     past = datetime.now(UTC) - timedelta(days=365)
     assert prune(sky, keep_versions=1, keep_days=1.0, now=past).versions == ()

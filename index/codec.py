@@ -97,7 +97,9 @@ class CodecConfig:
         return (self.dim // 8 + 8 if self.kind == "rabitq" else self.width) + 8
 
 
-@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@checked_dataclass(
+    frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False)
+)
 class IndexConfig:
     """What a sky asks of its codecs; sky.json keeps it, so that nightlies follow the build."""
 
@@ -134,7 +136,13 @@ def read_index_config(file: Path) -> IndexConfig:
         values = tomllib.loads(file.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{file}: cannot be read as TOML ({error})") from error
-    return read_config(IndexConfig, values, where=file)
+    config = read_config(IndexConfig, values, where=file)
+    if config.kind == "rabitq" and config.code_dim is not None:
+        raise ValueError(
+            f"{file}: expected code_dim with kind sq8 or none, got it with rabitq, which codes "
+            "every dimension"
+        )
+    return config
 
 
 def choose(
@@ -164,6 +172,8 @@ def choose(
     """
     if num_rows <= config.exact_rows:
         return None
+    if config.code_dim is not None and config.code_dim > dim:
+        raise ValueError(f"expected code_dim up to {dim}, got {config.code_dim}")
     num_lists = min(MAX_LISTS, 2 ** round(math.log2(4 * math.sqrt(num_rows))))
     num_lists = max(1, min(num_lists, num_rows // 2))  # of a view that is told to have a codec
     width = config.code_dim

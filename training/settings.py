@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 Settings = TypeVar("Settings")
 
@@ -29,4 +30,14 @@ def validated(
         first = error.errors()[0]
         path = [str(part) for part in first["loc"]]
         key = ".".join([(named or {}).get(path[0], path[0]), *path[1:]]) if path else "settings"
-        raise ValueError(f"{key}: {first['msg']}") from error
+        raise ValueError(f"{key}: {_told(first)}") from error
+
+
+def _told(error: ErrorDetails) -> str:
+    """What was expected and, where it is one value, what came."""
+    if error["type"] == "unexpected_keyword_argument":
+        return "unknown key"
+    if error["type"] == "value_error":  # one of ours, which tells both
+        return error["msg"].removeprefix("Value error, ")
+    came = f", got {error['input']!r}" if isinstance(error["input"], str | int | float) else ""
+    return error["msg"] + came

@@ -192,7 +192,7 @@ def test_codec_is_chosen_by_rows_and_memory() -> None:
     assert (tight.kind, tight.code_dim) == ("rabitq", None)
     with pytest.raises(ValueError, match=r"2.24 GiB, and memory_gib allows 1.00"):
         codecs.choose(50 * 10**6, 256, IndexConfig(memory_gib=1))
-    with pytest.raises(ValueError, match="code_dim up to 256, got 300"):
+    with pytest.raises(ValueError, match=r"^expected code_dim up to 256, got 300$"):
         codecs.choose(10**6, 256, IndexConfig(code_dim=300))
 
 

@@ -294,6 +294,8 @@ def test_many_results_are_found_as_well(version: Version, queries: ndarray, k: i
         ('kind = "pq"', "kind"),
         ("exact_row = 5", "unknown key 'exact_row'"),
         ("memory_gib = -1", "memory_gib"),
+        ("memory_gib = inf", "memory_gib: .* finite"),  # which no JSON can hold
+        ('kind = "rabitq"\ncode_dim = 16', "expected code_dim with kind sq8"),
         ("kind = ", "cannot be read as TOML"),
     ],
 )

@@ -549,9 +549,12 @@ def test_the_config_is_read_relative_to_its_file(tmp_path: Path) -> None:
     [
         ("max_removed = 1\n", "max_removed"),
         ("", "sources"),
-        ('[[sources]]\nsurvey = "hubble"\npath = "x"', "hubble"),
-        ('[[sources]]\nsurvey = "sdss"\npath = "x"\nglob = "y"', "glob"),
-        ("keep_versions = 0\n", "keep_versions|sources"),
+        ('[[sources]]\nsurvey = "hubble"\npath = "x"', "sources.0: unknown survey 'hubble'"),
+        ('[[sources]]\nsurvey = "sdss"\npath = "x"\nglob = "y"', r"sources\.0\.glob: unknown key"),
+        (
+            'keep_versions = 0\n[[sources]]\nsurvey = "sdss"\npath = "x"',
+            "keep_versions: .* greater than or equal to 1, got 0",
+        ),
         ("sources", "TOML"),
         ('[[sources]]\nsurvey = "sdss"\npath = "x"\n[[saved_searches]]\nname = "a"', "like or vec"),
     ],

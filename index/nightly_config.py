@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from index.comparison import Source
 from index.saved_searches import SavedSearch
 from training.artifact import read_config
+from training.encoder import SHIPPED
 from training.surveys import SURVEYS
 
 _CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -90,4 +91,8 @@ def read_nightly(file: Path) -> NightlyConfig:
     labels = config.labels
     if labels is not None:
         labels = replace(labels, file=os.path.join(beside, labels.file))
-    return replace(config, sources=sources, labels=labels)
+    encoder = config.encoder
+    if encoder is not None and not (SHIPPED / encoder).is_dir():
+        folder = os.path.normpath(os.path.join(beside, encoder))
+        encoder = folder if os.path.isdir(folder) else encoder  # an id on the Hub
+    return replace(config, sources=sources, labels=labels, encoder=encoder)

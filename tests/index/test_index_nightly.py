@@ -536,9 +536,17 @@ def test_two_at_a_time_are_refused(sky: Path, cutouts: Path, encoder: Path) -> N
 
 def test_the_config_is_read_relative_to_its_file(tmp_path: Path) -> None:
     file = tmp_path / "nightly.toml"
-    file.write_text('[[sources]]\nsurvey = "sdss"\npath = "spectra"\n[labels]\nfile = "l.csv"\n'
-                    'label = "ring"\n')  # fmt: skip
+    text = 'encoder = "{}"\n[[sources]]\nsurvey = "sdss"\npath = "spectra"\n[labels]\n'
+    text += 'file = "l.csv"\nlabel = "ring"\n'
+    (tmp_path / "nano").mkdir()  # the shipped one is meant all the same
+    (tmp_path / "own").mkdir()
+    encoders = []
+    for name in ("nano", "own", "owner/name"):
+        file.write_text(text.format(name))
+        encoders.append(read_nightly(file).encoder)
     config = read_nightly(file)
+
+    assert encoders == ["nano", str(tmp_path / "own"), "owner/name"]
     assert config.sources[0].path == str(tmp_path / "spectra")
     assert config.labels is not None
     assert config.labels.file == str(tmp_path / "l.csv")

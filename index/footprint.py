@@ -121,20 +121,28 @@ def read_moc(path: Path) -> MOC:
     """A MOC that somebody made: FITS, JSON or ASCII, by its content.
 
     Raises:
-        ValueError: it is missing, or none of these.
+        ValueError: it is missing, none of these, or covers nothing.
     """
     from mocpy import MOC
 
     try:
         content = path.read_bytes()
         if content.startswith(b"SIMPLE"):
-            return MOC.load(path, format="fits")
-        text = content.decode("ascii")
-        return MOC.from_string(text, format="json" if text.lstrip().startswith("{") else "ascii")
+            moc = MOC.load(path, format="fits")
+        else:
+            text = content.decode("ascii")
+            kind = "json" if text.lstrip().startswith("{") else "ascii"
+            moc = MOC.from_string(text, format=kind)
+        # nothing is what mocpy makes of JSON that is no MOC, too much of a range from high to low
+        if not 0 < moc.sky_fraction <= 1:
+            raise ValueError(
+                f"expected cells of the sky, got {moc.sky_fraction:.3g} times all of it"
+            )
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{path} cannot be read as a MOC in FITS, JSON or ASCII: {error}"
         ) from error
+    return moc
 
 
 def read_footprint(path: Path) -> MOC:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mocpy import MOC
 
 from index.errors import VersionCorrupt
-from index.footprint import covers, footprint, read_footprint, write_footprint
+from index.footprint import covers, footprint, read_footprint, read_moc, write_footprint
 from index.object_writing import write_objects
 from index.objects import CATALOGUE, as_rows, healpix_cells, merge_rows
 from index.partitions import divide, read_partitions
@@ -209,6 +209,14 @@ def test_within_an_arcminute_of_an_object_is_inside(
     assert covers(moc, np.array([near.ra.deg]), np.array([near.dec.deg]))[0]
     far = there.directional_offset_by(angle * units.rad, 30 * units.arcmin)
     assert not covers(moc, np.array([far.ra.deg]), np.array([far.dec.deg]))[0]
+
+
+@pytest.mark.parametrize("content", ["3/", "3/18-16", '{"60": [1]}', '{"a": 1}'])
+def test_a_moc_that_covers_nothing_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "area"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=r"area cannot be read .* expected cells of the sky"):
+        read_moc(file)
 
 
 def test_a_footprint_comes_back(tmp_path: Path) -> None:

@@ -16,13 +16,12 @@ from discovery.query import Query
 from discovery.results import Seed
 from index.errors import NoObjectNear, OutsideFootprint, UnknownObject
 from index.footprint import covers
+from index.search import SMALLEST_SUM
 from index.version import Version
 from training.encoder import Encoder
 from training.modalities import VIEWS
 from training.observations import Observation
 from training.surveys import reader
-
-SMALLEST_SUM = 1e-3  # of unit vectors; below it only the rounding of float16 vectors is left
 
 Vector = Float32[ndarray, " dim"]
 

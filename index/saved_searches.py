@@ -18,12 +18,12 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from index.errors import UnknownObject
+from index.search import SMALLEST_SUM
 from index.version import Version
 from training.artifact import read_config
 
 FILE = "saved_searches.json"
 MOST = 1000  # new objects told of one search
-_SMALLEST_SUM = 1e-6  # of unit vectors that cancel out
 
 
 @checked_dataclass(
@@ -129,13 +129,14 @@ def _query(
 ) -> tuple[Float32[ndarray, "1 dim"], Int64[ndarray, " seed"]]:
     """The direction to search in, and the objects it was made from."""
     if search.view not in version.views:
-        raise ValueError(f"this sky has no view {search.view!r}, it has {version.views}")
+        views = ", ".join(version.views)
+        raise ValueError(f"this sky has no view {search.view!r}, it has {views}")
     if search.vector:
         return np.array([search.vector], np.float32), np.empty(0, np.int64)
     like, unlike = version.keys_of(search.like), version.keys_of(search.unlike)
     total = version.vectors(like, search.view).astype(np.float64).sum(axis=0)
     if len(unlike):
         total -= version.vectors(unlike, search.view).astype(np.float64).sum(axis=0)
-    if np.linalg.norm(total) < _SMALLEST_SUM:
+    if np.linalg.norm(total) < SMALLEST_SUM:
         raise ValueError("the seeds cancel out: there is no direction to search in")
     return total[None].astype(np.float32), np.concatenate([like, unlike])

@@ -19,6 +19,7 @@ from index.filtering import Filter, Live
 from index.probing import Effort
 from index.segment import Segment, unit_rows
 
+SMALLEST_SUM = 1e-3  # of unit vectors; below it only the rounding of float16 vectors is left
 _PRODUCT_SIZE = 1 << 24  # scores held at a time: queries x rows
 _BLOCK_ROWS = 1 << 16  # vectors held at a time
 _FEW_QUERIES = 16  # up to here a scan by FAISS is faster than a product of blocks

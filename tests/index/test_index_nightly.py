@@ -26,7 +26,7 @@ from index.nightly_report import NightlyReport
 from index.probing import Effort
 from index.pruning import Pruned
 from index.recall import Point, RecallCurve
-from index.saved_searches import SavedSearch
+from index.saved_searches import SavedSearch, new_near
 from index.versions import (
     Version,
     current_number,
@@ -491,6 +491,26 @@ def test_codes_that_no_longer_tell_rows_apart_are_not_published(
     assert (report.outcome, report.version, report.num_embedded) == ("published", 2, 0)
     names = [gate.name for gate in report.gates if gate.name.startswith("recall")]
     assert names == ["recall@10 of view image", "recall@10 of view joint"]
+
+
+def test_a_saved_search_whose_seeds_cancel_but_for_rounding_is_reported(sky: Path) -> None:
+    (image,) = [live for live in open_version(sky).segments if live.segment.view == "image"]
+    file = image.segment.folder / "vectors.npy"
+    vectors = np.load(file)
+    vectors[1] = vectors[0]
+    vectors[1, 0] = np.nextafter(vectors[0, 0], np.float16(1))
+    np.save(file, vectors)
+    searches = [
+        SavedSearch(name="nothing", like=("a",), unlike=("b",), top_k=1),
+        SavedSearch(name="no view", view="xp", like=("a",), top_k=1),
+    ]
+
+    found = new_near(open_version(sky), searches, {"image": np.array([2, 3])})
+
+    assert [(near.object_ids, near.problem) for near in found] == [
+        ((), "the seeds cancel out: there is no direction to search in"),
+        ((), "this sky has no view 'xp', it has image, joint"),
+    ]
 
 
 def test_new_objects_near_saved_searches(sky: Path, cutouts: Path, encoder: Path) -> None:

@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("discovery.commands", "Measure how well a sky finds what people call alike."),
     "versions": ("index.commands", "List the versions of a sky."),
     "rollback": ("index.commands", "Publish an earlier version of a sky again."),
-    "verify": ("index.commands", "Check every file of the published version."),
+    "verify": ("index.commands", "Check every file of every version; measure recall again."),
     "nightly": ("index.commands", "Follow all sources: what is new comes, what is gone goes."),
     "compact": ("index.commands", "Put the small segments of a sky together."),
     "reindex": ("index.commands", "Choose codecs anew, and measure the recall of searches."),

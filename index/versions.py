@@ -96,9 +96,10 @@ def current_number(sky: Path) -> int:
         VersionCorrupt: no version is published, or CURRENT names none.
     """
     if not os.path.lexists(sky / "CURRENT"):
+        there = ", ".join(map(str, numbers(sky))) or "none"
         raise VersionCorrupt(
             f"{sky} has no published version (no file CURRENT): run `skykin build`, which goes on "
-            "where it stopped, or `skykin rollback` to a version that is there"
+            f"where it stopped, or `skykin rollback SKY NUMBER` to a version that is there: {there}"
         )
     return read_pointer(sky / "CURRENT")
 

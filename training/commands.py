@@ -84,10 +84,12 @@ def search_head_command(config: ConfigFile, out: OutFolder, workers: Workers = N
             f"search head after {figures['steps']:,} steps, "
             f"its pair is nearest for {figures['accuracy']:.0%} of objects"
         )
-    elif figures["method"] == "light added":
-        how = f"the search head of {figures['begin']}, and light"
+    elif "begin" in figures:
+        how = f"the search head of {figures['begin']}, {figures['method']}"
     else:
         how = f"principal components as search head, for {figures['reason']}"
+    if "kinds" in figures:
+        how += f", told {', '.join(figures['kinds']['names'])}"
     typer.echo(f"{out / 'head'}: {how}")
 
 

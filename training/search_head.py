@@ -45,7 +45,7 @@ __all__ = [
 
 SEARCH_DIM = 256
 Share = Annotated[float, Field(gt=0, lt=1)]
-KIND_DROPOUT = 0.2
+KIND_WIDTH, KIND_DROPOUT = 192, 0.2
 STD_FLOOR = 1e-6  # a dimension that never varies says nothing and must not divide by zero
 
 
@@ -115,10 +115,10 @@ class SearchHead(nn.Module):
         if config.kinds:
             self.kinds = nn.Sequential(
                 nn.Dropout(KIND_DROPOUT),
-                nn.Linear(width, width),
+                nn.Linear(width, KIND_WIDTH),
                 nn.GELU(),
                 nn.Dropout(KIND_DROPOUT),
-                nn.Linear(width, len(config.kinds)),
+                nn.Linear(KIND_WIDTH, len(config.kinds)),
             )
         if config.light_share:
             self.register_buffer("frequencies", wave_frequencies())

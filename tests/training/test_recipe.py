@@ -112,7 +112,7 @@ def test_recipe_reads_every_table(recipe_file: Path) -> None:
     assert recipe.scalars.redshift.highest == 1.5
 
 
-@pytest.mark.parametrize("name", ["nano.toml", "longer.toml", "redshift.toml"])
+@pytest.mark.parametrize("name", ["nano.toml", "longer.toml", "redshift.toml", "kinds.toml"])
 def test_shipped_recipes_are_valid_and_make_the_shipped_encoder(name: str) -> None:
     folder = encoder.SHIPPED / "nano"
     recipe = read_recipe(folder / name)
@@ -134,6 +134,8 @@ def test_shipped_recipes_are_valid_and_make_the_shipped_encoder(name: str) -> No
         ("copies = 2\nhalf", "copys = 2\nhalf", "encoder.copys"),
         ("label_share = 0.3", "light_share = { image = 0.2 }", "asks for encoder.light = true"),
         ("[search_head]\n", '[search_head]\nbegin = "first"\n', "give training.light_share"),
+        ("[search_head]\n", "[search_head]\nkinds = { step = 9 }\n", "search_head.kinds.step"),
+        ("[search_head]\n", "[search_head]\nkinds = { steps = 0 }\n", "search_head.kinds.steps"),
         ("num_objects = 100", "num_object = 100", "unknown key 'num_object'"),
         ("steps = 6", "steps = 0", "encoder.training.steps"),
         ("steps = 6", "steps = 'many'", "encoder.training.steps"),

@@ -15,13 +15,13 @@ from training.search_head import SEARCH_DIM, SearchHead, ViewVectors
 def adding_light(
     head: SearchHead, data: Mapping[str, ViewVectors], *, light_share: Mapping[str, float]
 ) -> SearchHead:
-    """A head that was made for vectors without light, which gives light a share of its space.
+    """A head that gives light a share of its space, where it gave none or another one.
 
-    What it made so far is turned to its principal components and those of least length are left
-    out, to make room.
+    Of a head that was made for vectors without light, what it made so far is turned to its
+    principal components, and those of least length are left out to make room.
 
     Args:
-        head: Made for the same vectors without light.
+        head: Made for the same vectors, or for these without light.
         data: Vectors with light, of the head's views, at least as many as its dimensions.
         light_share: As in SearchHeadConfig.
 
@@ -29,8 +29,11 @@ def adding_light(
         ValueError: the head is for other vectors, or there are too few.
     """
     dim = next(iter(data.values())).vectors.shape[1]
-    is_lit = bool(head.config.light_share)
-    if is_lit or head.config.kinds or head.config.dim != dim - NUM_LIGHT:
+    if head.config.light_share and head.config.dim == dim:
+        other = SearchHead(replace(head.config, light_share=dict(light_share)))
+        other.load_state_dict(head.state_dict())
+        return other.eval()
+    if head.config.light_share or head.config.kinds or head.config.dim != dim - NUM_LIGHT:
         raise ValueError(
             f"expected a search head for vectors of {dim - NUM_LIGHT} dimensions without light or "
             f"kinds, got {head.config}"

@@ -292,7 +292,7 @@ def test_light_added_to_a_head_finds_the_other_view_and_leaves_kin(hidden: int) 
     np.testing.assert_allclose(dark @ dark.T, before[0] @ before[0].T, atol=0.02)
 
 
-def test_light_is_added_once_and_to_a_head_for_the_same_vectors() -> None:
+def test_light_is_added_to_a_head_for_the_same_vectors() -> None:
     data, _ = two_views()
     head, _ = fit(data, replace(FAST, steps=2))
     lit = with_light(data)
@@ -303,10 +303,21 @@ def test_light_is_added_once_and_to_a_head_for_the_same_vectors() -> None:
         adding_light(head, data, light_share={"image": 0.2})
     with pytest.raises(ValueError, match="256 vectors or more"):
         adding_light(head, few, light_share={"image": 0.2})
-    with pytest.raises(ValueError, match="dimensions without light"):
-        adding_light(
-            adding_light(head, lit, light_share={"image": 0.2}), lit, light_share={"image": 0.2}
-        )
+
+
+def test_a_head_with_light_is_given_another_share_of_it() -> None:
+    data, _ = two_views()
+    head, _ = fit(data, replace(FAST, steps=2))
+    lit = with_light(data)
+    first = adding_light(head, lit, light_share={"image": 0.2})
+    other = adding_light(first, lit, light_share={"image": 0.5, "spectrum": 0.3})
+    vectors, waves = (apply(each, lit["image"].vectors, "image") for each in (first, other))
+
+    assert other.config.light_share == {"image": 0.5, "spectrum": 0.3}
+    assert (first.config.kinds, first.config.dim) == (other.config.kinds, other.config.dim)
+    own = first.config.num_outputs
+    np.testing.assert_allclose(waves[:, :own] / vectors[:, :own], np.sqrt(0.5 / 0.8), rtol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(waves[:, own:], axis=1) ** 2, 0.5, atol=1e-5)
 
 
 def test_fitting_with_light_does_not_read_it() -> None:

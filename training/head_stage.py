@@ -23,16 +23,18 @@ import torch
 from jaxtyping import Bool
 from numpy import ndarray
 
-from training import artifact, cohort, encoder, search_head
+from training import artifact, cohort, encoder, head_fitting
 from training.augmentation import AugmentationConfig, disturb
 from training.cohort import Sighting
 from training.fibre_light import NUM_LIGHT, light_of
+from training.head_fitting import HeadFitConfig, NothingToLearn
 from training.kind_head import adding_kinds
 from training.labels import Labels, object_numbers
 from training.light_head import adding_light
 from training.observations import Observation, merge
+from training.pairing import ViewVectors
 from training.recipe import Recipe
-from training.search_head import HeadFitConfig, NothingToLearn, SearchHead, ViewVectors
+from training.search_head import SearchHead, principal_components
 from training.stages import (
     Figures,
     Progress,
@@ -91,6 +93,7 @@ def train_search_head(
         },
     }
     labels = open_labels(recipe, out)
+    known = _labels_of(ids, labels)
     if settings.begin is not None:
         head = artifact.load_head(artifact.folder_of(settings.begin))
         figures |= {"method": "kept", "begin": settings.begin}
@@ -98,9 +101,9 @@ def train_search_head(
             head = adding_light(head, data, light_share=settings.training.light_share)
             figures["method"] = "light added"
     else:
-        head = _fitted(data, settings.training, _labels_of(ids, labels), progress, figures)
+        head = _fitted(data, settings.training, known, progress, figures)
     if settings.kinds is not None:
-        head, told = adding_kinds(head, data, _labels_of(ids, labels), labels.names, settings.kinds)
+        head, told = adding_kinds(head, data, known, labels.names, settings.kinds)
         figures["kinds"] = {
             "names": head.config.kinds, "loss": told.loss, "accuracy": told.accuracy,
         }  # fmt: skip
@@ -117,7 +120,7 @@ def _fitted(
 ) -> SearchHead:
     """A head trained where objects have two vectors, else centred principal components."""
     try:
-        head, fitted = search_head.fit(
+        head, fitted = head_fitting.fit(
             data,
             config,
             labels=labels,
@@ -127,7 +130,7 @@ def _fitted(
         )
     except NothingToLearn as error:
         figures |= {"method": "principal components", "reason": str(error)}
-        return search_head.principal_components({view: part.vectors for view, part in data.items()})
+        return principal_components({view: part.vectors for view, part in data.items()})
     figures |= {
         "method": "contrastive",
         "steps": fitted.steps,

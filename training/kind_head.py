@@ -22,10 +22,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.pairing import ViewVectors
-from training.search_head import SEARCH_DIM, SearchHead
+from training.schedule import warm_cosine
+from training.search_head import SearchHead, look_axes
 
 # Of the largest: directions that hardly vary are rounding, and are not made to count more.
 _LEAST_VARIANCE = 1e-5
+_WARMUP_STEPS = 50
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -78,19 +80,19 @@ def adding_kinds(
     if len(kinds) < 2:
         raise ValueError(f"expected objects of two kinds or more, got {len(kinds)}")
     shown = {view: part for view, part in data.items() if view in head.config.views}
-    if sum(len(part.vectors) for part in shown.values()) < SEARCH_DIM:
-        raise ValueError(f"expected {SEARCH_DIM} vectors or more to turn a head")
     hidden = {view: _hidden(head, part, view) for view, part in shown.items()}
     shape = replace(head.config, kinds=kinds)
     state = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-    axes = _equal_axes([head.output(x) for x in hidden.values()], shape.num_outputs)
+    with torch.no_grad():
+        looks = [F.normalize(head.output(x), dim=-1) for x in hidden.values()]
+    variances, axes = look_axes(looks)
+    equal = axes / variances.clamp_min(_LEAST_VARIANCE * float(variances[0])).sqrt()
     for name in ("output.weight", "output.bias"):
-        state[name] = axes @ state[name]
+        state[name] = equal.T[: shape.num_outputs].float() @ state[name]
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         knowing = SearchHead(shape)
-        own = {name: each for name, each in knowing.state_dict().items() if "kinds." in name}
-        knowing.load_state_dict(state | own)
+        knowing.load_state_dict(knowing.state_dict() | state)
         known = {view: kind_of[part.objects] for view, part in shown.items()}
         report = _fit(knowing, hidden, known, config)
     return knowing.eval(), report
@@ -118,16 +120,6 @@ def _hidden(head: SearchHead, part: ViewVectors, view: str) -> Tensor:
     return head.hidden(vectors, view, part.surveys or None)
 
 
-@torch.no_grad()
-def _equal_axes(outputs: Sequence[Tensor], num: int) -> Tensor:
-    """Principal components of what each view gives, every view counting alike, scaled to equal."""
-    directions = [F.normalize(each, dim=-1).double() for each in outputs]
-    square = torch.stack([each.T @ each / len(each) for each in directions]).mean(dim=0)
-    variances, axes = torch.linalg.eigh(square)
-    variances = variances.clamp_min(_LEAST_VARIANCE * float(variances[-1]))
-    return (axes / variances.sqrt()).T.flip(0)[:num].float()
-
-
 def _fit(
     head: SearchHead,
     hidden: Mapping[str, Tensor],
@@ -146,8 +138,8 @@ def _fit(
     recent: list[tuple[float, float]] = []
     for step in range(config.steps):
         for group in optimizer.param_groups:
-            fall = 0.5 * (1 + np.cos(np.pi * step / config.steps))
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 50) * fall
+            share = warm_cosine(step + 1, _WARMUP_STEPS, step / config.steps)
+            group["lr"] = config.learning_rate * share
         view = views[step % len(views)]
         rows = rng.choice(told[view], config.batch_size)
         logits = layers(hidden[view][torch.from_numpy(rows)])

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from training.fibre_light import NUM_LIGHT
-from training.search_head import SEARCH_DIM, SearchHead, ViewVectors
+from training.pairing import ViewVectors
+from training.search_head import SearchHead, look_axes
 
 
 def adding_light(
@@ -45,14 +45,7 @@ def adding_light(
             for view, part in data.items()
             if view in config.views
         ]
-        if sum(map(len, made)) < SEARCH_DIM:
-            raise ValueError(
-                f"expected {SEARCH_DIM} vectors or more to turn a head, got {sum(map(len, made))}"
-            )
-        # every view counts alike
-        square = sum((each.double().T @ each.double()) / len(each) for each in made)
-        assert isinstance(square, Tensor)
-        axes = torch.linalg.eigh(square)[1].flip(1)[:, : config.num_outputs].float()
+        axes = look_axes(made)[1][:, : config.num_outputs].float()
     lit = SearchHead(config)
     state = {name: tensor.clone() for name, tensor in head.state_dict().items()}
     turned = ["output"] if config.hidden else [f"inputs.{view}" for view in config.views]

@@ -17,10 +17,10 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from training.artifact import fits, read_config
 from training.augmentation import AugmentationConfig
+from training.head_fitting import HeadFitConfig
 from training.kind_head import KindFitConfig
 from training.modalities import STREAM, Kind
 from training.pretraining_config import PretrainingConfig
-from training.search_head import HeadFitConfig
 from training.tokenizer_fitting import FitConfig
 from training.tokenizers import released
 from training.tokenizers.ellipses import EllipsesTokenizerConfig

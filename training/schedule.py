@@ -21,3 +21,14 @@ def rate_share(done: float, warmup_share: float) -> float:
     if done < warmup_share:
         return max(done, _LOWEST) / warmup_share
     return 0.5 * (1 + math.cos(math.pi * (min(done, 1.0) - warmup_share) / (1 - warmup_share)))
+
+
+def warm_cosine(step: int, warmup_steps: int, done: float) -> float:
+    """The learning rate as a share of its peak: a cosine to 0 from the start, times a warm-up.
+
+    Args:
+        step: From 1.
+        warmup_steps: Steps until the warm-up is over.
+        done: The share of the run that is done; above 1 it counts as 1.
+    """
+    return min(step / warmup_steps, 1.0) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))

@@ -27,6 +27,7 @@ from training import checkpoint
 from training.artifact import dump_config, save_codec, write_text
 from training.checkpoint import State
 from training.observations import IMAGE_SIZE
+from training.schedule import warm_cosine
 from training.tensor_file import read_tensors
 from training.tokenizers.field import FieldTokenizer
 from training.tokenizers.image import ImageTokenizer
@@ -285,7 +286,7 @@ def _follow(
 
 def _schedule(step: int, done: float, fit: FitConfig) -> float:
     falling = max(done - fit.constant_until, 0.0) / (1 - fit.constant_until)
-    return min((step + 1) / fit.warmup_steps, 1.0) * 0.5 * (1 + math.cos(math.pi * falling))
+    return warm_cosine(step + 1, fit.warmup_steps, falling)
 
 
 def _checkpoint(

@@ -11,17 +11,11 @@ from numpy import ndarray
 from pydantic import ValidationError
 
 from training.fibre_light import NUM_LIGHT
+from training.head_fitting import HeadFitConfig, fit
 from training.kind_head import KindFitConfig, adding_kinds, kinds_of
 from training.light_head import adding_light
-from training.search_head import (
-    SEARCH_DIM,
-    HeadFitConfig,
-    SearchHead,
-    SearchHeadConfig,
-    ViewVectors,
-    fit,
-    principal_components,
-)
+from training.pairing import ViewVectors
+from training.search_head import SEARCH_DIM, SearchHead, SearchHeadConfig, principal_components
 
 DIM, NUM = 24, 900
 NAMES = ("spiral", "merger", "ring")

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from training import encoder
 from training.augmentation import AugmentationConfig
 from training.commands import commands
+from training.head_fitting import HeadFitConfig
 from training.masking import MaskingConfig
 from training.pretraining_config import PretrainingConfig
 from training.recipe import DataRecipe, LabelsRecipe, read_recipe
-from training.search_head import HeadFitConfig
 from training.surveys import reader
 from training.surveys.simulated_sky import SkyConfig
 from training.tokenizer_fitting import FitConfig

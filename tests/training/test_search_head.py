@@ -9,18 +9,10 @@ import pytest
 import torch
 
 from training.fibre_light import NUM_LIGHT
+from training.head_fitting import HeadFitConfig, NothingToLearn, fit
 from training.light_head import adding_light
-from training.pairing import pairings, shares
-from training.search_head import (
-    SEARCH_DIM,
-    HeadFitConfig,
-    NothingToLearn,
-    SearchHead,
-    SearchHeadConfig,
-    ViewVectors,
-    fit,
-    principal_components,
-)
+from training.pairing import ViewVectors, pairings, shares
+from training.search_head import SEARCH_DIM, SearchHead, SearchHeadConfig, principal_components
 
 NUM, DIM, SIGNAL = 600, 40, 6
 FAST = HeadFitConfig(steps=150, batch_size=128, hidden=64, learning_rate=3e-3)

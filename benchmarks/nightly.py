@@ -67,17 +67,18 @@ class Sky:
 
     folder: Path
     files: Files
-    num_workers: int
+    num_workers: int | None
     environment: Mapping[str, str]
 
     @classmethod
-    def new(cls, folder: Path, *, num_objects: int, seed: int, num_workers: int) -> Sky:
+    def new(cls, folder: Path, *, num_objects: int, seed: int, num_workers: int | None) -> Sky:
         """Write all sources, an encoder, and the settings of the nightly."""
         files = Files(folder / "files", num_objects, seed)
         files.write_all()
         write_encoder(folder / "encoder")
+        told = "" if num_workers is None else f"num_workers = {num_workers}\n"
         (folder / "nightly.toml").write_text(
-            f'encoder = "{folder / "encoder"}"\nnum_workers = {num_workers}\n'
+            f'encoder = "{folder / "encoder"}"\n{told}'
             f'[[sources]]\nsurvey = "{SURVEY}"\npath = "files"\n'
         )
         root = str(Path(__file__).parents[1])
@@ -136,13 +137,12 @@ def measure(
         num_objects: Of the full build.
         seed: Of the values.
         num_nights: Nights of 1 %.
-        num_workers: Processes that embed; None: one a core.
+        num_workers: Processes that embed; None: as a nightly chooses that is not told.
         show: Called with the night, how many are done, how many there are.
     """
     total = num_nights + 4
     show("simulating", 0, total)
-    workers = (os.cpu_count() or 1) if num_workers is None else num_workers
-    sky = Sky.new(folder, num_objects=num_objects, seed=seed, num_workers=workers)
+    sky = Sky.new(folder, num_objects=num_objects, seed=seed, num_workers=num_workers)
     nights: list[Night] = []
 
     def run(name: str, outcome: str, there: int, embedded: int) -> None:
@@ -163,7 +163,7 @@ def measure(
             "objects": num_objects,
             "files": sky.files.num_files,
             "seed": seed,
-            "workers": workers,
+            "workers": num_workers,
             "machine": {"cores": os.cpu_count(), "load": os.getloadavg()[0]},
             "measured_at_utc": datetime.now(UTC).isoformat(timespec="seconds"),
             "commit": git_revision(),
@@ -218,8 +218,9 @@ def document(nights: Sequence[Night]) -> dict[str, Any]:
 def print_table(report: Mapping[str, Any]) -> None:
     """The same for people."""
     run = report["run"]
+    workers = "by default" if run["workers"] is None else run["workers"]
     print(
-        f"{run['objects']:,} objects in {run['files']:,} files, {run['workers']} workers, seed "
+        f"{run['objects']:,} objects in {run['files']:,} files, workers {workers}, seed "
         f"{run['seed']}, commit {(run['commit'] or 'unknown')[:8]}"
     )
     print(f"{'night':14}{'seconds':>10}{'of CPU':>10}{'peak MiB':>10}{'embedded':>12}  stages")
@@ -240,7 +241,9 @@ def main() -> None:
     parser.add_argument("--objects", type=float, default=1e6)
     parser.add_argument("--nights", type=int, default=3, help="of 1 %%; the median counts")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, help="processes that embed; default: one a core")
+    parser.add_argument(
+        "--workers", type=int, help="processes that embed; default: the nightly's own"
+    )
     parser.add_argument("--work", type=Path, help="where files go; default: a folder that goes")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     given = parser.parse_args()

@@ -2,7 +2,7 @@
 
     config.json  model.safetensors              the transformer
     codecs/<name>/{config.json,model.safetensors}   one tokenizer each, named as in modalities.py
-    pooling/{config.json,model.safetensors}     attentive pooling, centres, light; may be absent
+    pooling/{config.json,model.safetensors}     what vectors have beside means; may be absent
     head/{config.json,model.safetensors}        the search head; may be absent
 
 Keys and tensor names are the release's; a model that differs from every released one adds keys.
@@ -27,12 +27,14 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from training import hub, transformer_config
+from training.image_latents import num_features
 from training.modalities import STREAM
 from training.pooling import Pooling, PoolingConfig
 from training.search_head import SearchHead, SearchHeadConfig
 from training.settings import validated
 from training.tensor_file import checked_sha256, files_of, read_tensors, write_tensors
 from training.tokenizers import released
+from training.tokenizers.image import ImageTokenizer
 from training.transformer import Transformer
 from training.transformer_config import Domain, TransformerConfig
 from training.weights import built, filled, stored_state
@@ -58,8 +60,13 @@ class Artifact:
 
     @property
     def carries_light(self) -> bool:
-        """Whether vectors end with the light in a fibre."""
+        """Whether vectors have the light in a fibre."""
         return self.pooling is not None and self.pooling.config.light
+
+    @property
+    def num_latents(self) -> int:
+        """How many numbers at the end of a vector the image tokenizer gives."""
+        return 0 if self.pooling is None else self.pooling.config.latents
 
     @property
     def vector_dim(self) -> int:
@@ -83,8 +90,7 @@ def save(
     if head is not None:
         save_head(folder, head, half=half)
     if pooling is not None:
-        tensors, _ = stored_state(pooling, half=half)
-        _write(folder / "pooling", dump_config(pooling.config), tensors)
+        save_pooling(folder, pooling, half=half)
     values = transformer_config.released_values(transformer.config)
     tensors, aliases = stored_state(transformer, half=half)
     _write(folder, values, tensors, aliases=aliases)
@@ -101,6 +107,12 @@ def save_head(folder: Path, head: SearchHead, *, half: bool = False) -> None:
     """Write the search head below an artefact folder."""
     tensors, _ = stored_state(head, half=half)
     _write(folder / "head", dump_config(head.config), tensors)
+
+
+def save_pooling(folder: Path, pooling: Pooling, *, half: bool = False) -> None:
+    """Write what vectors have beside means below an artefact folder."""
+    tensors, _ = stored_state(pooling, half=half)
+    _write(folder / "pooling", dump_config(pooling.config), tensors)
 
 
 def load(source: Path | str, *, dtype: torch.dtype = torch.float32) -> Artifact:
@@ -127,6 +139,8 @@ def load(source: Path | str, *, dtype: torch.dtype = torch.float32) -> Artifact:
             f"{folder / 'pooling' / CONFIG}: dim is {pooling.config.dim}, the encoder's "
             f"{transformer.config.dim}"
         )
+    if pooling is not None and pooling.config.latents:
+        _check_latents(pooling.config, codecs, where=folder / "pooling" / CONFIG)
     head, head_hash = None, ""
     if (folder / "head").is_dir():
         head_read: Read = {}
@@ -145,6 +159,17 @@ def load(source: Path | str, *, dtype: torch.dtype = torch.float32) -> Artifact:
         head_hash=head_hash,
         pooling=pooling,
     )
+
+
+def _check_latents(config: PoolingConfig, codecs: Mapping[str, Codec], *, where: Path) -> None:
+    """Raise ValueError unless latents are made of what the image tokenizer gives."""
+    tokenizer = codecs.get("image")
+    found = num_features(tokenizer) if isinstance(tokenizer, ImageTokenizer) else 0
+    if found != config.latent_features:
+        raise ValueError(
+            f"{where}: latent_features is {config.latent_features}, the image tokenizer gives "
+            f"{found}"
+        )
 
 
 def load_codec(folder: Path, name: str, *, key: str, read: Read | None = None) -> Codec:

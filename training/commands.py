@@ -70,6 +70,21 @@ def encoder_command(config: ConfigFile, out: OutFolder, workers: Workers = None)
         typer.echo(f"{out}: encoder after {figures['steps']:,} steps, loss {losses}")
 
 
+@commands.command("pooling")
+def pooling_command(config: ConfigFile, out: OutFolder, workers: Workers = None) -> None:
+    """Give vectors of the encoder in the same folder the light and the latents of the recipe.
+
+    The training of an encoder does it too. Alone it serves an encoder that was trained before.
+
+    Example: skykin train pooling nano.toml --out my_nano
+    """
+    from training.pooling_stage import make_pooling
+
+    figures = _run(make_pooling, config, out, workers)
+    light = "light and " if figures["light"] else ""
+    typer.echo(f"{out / 'pooling'}: {light}{figures['latents']} latents")
+
+
 @commands.command("search-head")
 def search_head_command(config: ConfigFile, out: OutFolder, workers: Workers = None) -> None:
     """Train the search head of the encoder in the same folder.

@@ -31,7 +31,7 @@ from training.search_head import SEARCH_DIM, SearchHead
 from training.tokenizers.fast_image import speed_up
 from training.tokenizers.image import ImageTokenizer
 from training.tokenizers.spectrum import SpectrumTokenizer
-from training.tokens import Tokens, below_range, refuse_uncovered, streams_of, tokenize
+from training.tokens import Summaries, Tokens, below_range, refuse_uncovered, streams_of, tokenize
 
 SHIPPED = Path(__file__).parent  # artefacts that come with the package, a folder each
 MAX_BATCH = 8  # objects through the networks at once; more is slower on a CPU (cache)
@@ -110,7 +110,8 @@ class Encoder:
         hash: sha256 of transformer and tokenizers; vectors of another hash do not compare.
         head_hash: sha256 of the search head, "" where the artefact has none.
         dim: Length of an encoder vector.
-        carries_light: Whether vectors end with the light in a fibre (fibre_light.py).
+        carries_light: Whether vectors have the light in a fibre (fibre_light.py).
+        num_latents: How many numbers at their end the image tokenizer gives (image_latents.py).
         search_dim: Length of a search vector.
         precision: "bfloat16" is the arithmetic of the transformer alone, since a rounding in a
             tokenizer can change a token; "bfloat16-all" that of the network tokenizers too.
@@ -132,6 +133,7 @@ class Encoder:
         self.hash = parts.encoder_hash
         self.head_hash = parts.head_hash
         self.dim, self.carries_light = parts.vector_dim, parts.carries_light
+        self.num_latents = parts.num_latents
         self.precision: Precision = precision
         self.device = str(self._device)
         self.max_objects = MAX_BATCH if self._device.type == "cpu" else GPU_BATCH
@@ -186,7 +188,9 @@ class Encoder:
                 if any(STREAM[key].kind == "spectrum" for key in keys):
                     refuse_uncovered(observations[row], spectra)
         rows = sorted({row for row, _, _ in wanted})
-        tokens = self._tokens(observations, rows, {key for _, _, keys in wanted for key in keys})
+        summaries: Summaries | None = {} if self.num_latents else None
+        asked_keys = {key for _, _, keys in wanted for key in keys}
+        tokens = self._tokens(observations, rows, asked_keys, summaries)
         objects = [{key: tokens[key][row] for key in keys} for row, _, keys in wanted]
         lengths = [sum(map(len, mine.values())) for mine in objects]
         order = sorted(range(len(wanted)), key=lengths.__getitem__)  # equal lengths go together
@@ -205,6 +209,8 @@ class Encoder:
         if self.carries_light:
             light = [light_of(observations[row], view) for row, view, _ in wanted]
             vectors = np.hstack([vectors, np.reshape(light, (-1, NUM_LIGHT)).astype(np.float32)])
+        if summaries is not None:
+            vectors = np.hstack([vectors, self._latents(summaries, wanted)])
         return Embedded(
             np.array([row for row, _, _ in wanted], dtype=np.int64),
             tuple(view for _, view, _ in wanted),
@@ -264,13 +270,17 @@ class Encoder:
         return feeds
 
     def _tokens(
-        self, observations: Sequence[Observation], rows: Sequence[int], keys: set[str]
+        self,
+        observations: Sequence[Observation],
+        rows: Sequence[int],
+        keys: set[str],
+        summaries: Summaries | None,
     ) -> Tokens:
         tokens: Tokens = defaultdict(dict)
         ordered = tuple(key for key in self._keys if key in keys)
         for start in range(0, len(rows), self.max_objects):
             for made in self._fitting(
-                lambda some: self._tokenized(observations, ordered, some),
+                lambda some: self._tokenized(observations, ordered, some, summaries),
                 rows[start : start + self.max_objects],
             ):
                 for key, codes in made.items():
@@ -278,12 +288,34 @@ class Encoder:
         return tokens
 
     def _tokenized(
-        self, observations: Sequence[Observation], keys: Sequence[str], rows: Sequence[int]
+        self,
+        observations: Sequence[Observation],
+        keys: Sequence[str],
+        rows: Sequence[int],
+        summaries: Summaries | None,
     ) -> Tokens:
         with self._autocast("bfloat16-all"):
             return tokenize(
-                observations, self.codecs, keys, rows, device=self.device, at_once=len(rows)
-            )
+                observations, self.codecs, keys, rows, device=self.device, at_once=len(rows),
+                summaries=summaries,
+            )  # fmt: skip
+
+    def _latents(
+        self, summaries: Summaries, wanted: Sequence[tuple[int, str, tuple[str, ...]]]
+    ) -> Float32[ndarray, "n latent"]:
+        """Those of each wanted row, view and streams; zeros where no image is among them."""
+        assert self.pooling is not None
+        latents = np.zeros((len(wanted), self.num_latents), dtype=np.float32)
+        seen = [
+            (number, summaries[row])
+            for number, (row, _, keys) in enumerate(wanted)
+            if any(STREAM[key].kind == "image" for key in keys)
+        ]
+        if seen:
+            features = torch.stack([each for _, each in seen]).to(self.device)
+            with torch.inference_mode():
+                latents[[number for number, _ in seen]] = self.pooling.latents(features).cpu()
+        return latents
 
     def _pooled(self, objects: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, "n dim"]:
         with torch.no_grad(), self._autocast("bfloat16", "bfloat16-all"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from training import artifact, pretraining
 from training.code_values import code_values
 from training.devices import launch
-from training.pooling import Pooling, PoolingConfig
+from training.pooling_stage import make_pooling
 from training.pretraining_report import Progress as TrainingProgress
 from training.processes import is_first
 from training.recipe import Recipe
@@ -94,12 +94,9 @@ def train_encoder(
     }
     if is_first():
         # the tokenizers stay as they are: tokens are known by the bytes of what made them
-        pooling = None
-        if recipe.encoder.light:
-            pooling = Pooling(PoolingConfig(dim=model.dim, light=True))
-        artifact.save(
-            out, transformer=transformer, codecs={}, pooling=pooling, half=recipe.encoder.half
-        )
+        artifact.save(out, transformer=transformer, codecs={}, half=recipe.encoder.half)
+        if recipe.encoder.light or recipe.encoder.latents:
+            make_pooling(recipe, out, progress, num_workers=num_workers)
         report(out, "encoder", figures)
     fabric.barrier()
     return figures

@@ -107,10 +107,7 @@ def fit(
         torch.manual_seed(config.seed)  # initial weights and dropout
         head = _new_head(data, config).to(device)
         known = torch.from_numpy(np.zeros((0, 0)) if labels is None else labels).float().to(device)
-        tensors = {
-            view: torch.from_numpy(part.vectors)[:, : head.config.num_inputs].to(device)
-            for view, part in data.items()
-        }
+        tensors = {view: torch.from_numpy(part.vectors).to(device) for view, part in data.items()}
         optimizer = torch.optim.AdamW(
             head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )

@@ -84,6 +84,15 @@ def train_search_head(
             f"light_share gives light to {', '.join(settings.training.light_share)}, and vectors "
             f"of the encoder in {out} carry none"
         )
+    if frozen.num_latents and settings.kinds is None:
+        raise ValueError(
+            f"vectors of the encoder in {out} end with {frozen.num_latents} latents, which a head "
+            "reads to tell kinds: set [search_head.kinds]"
+        )
+    num_plain = frozen.dim - frozen.num_latents
+    plain = {
+        view: replace(part, vectors=part.vectors[:, :num_plain]) for view, part in data.items()
+    }
     figures: Figures = {
         "encoder": frozen.hash,
         "vectors": {view: len(part.objects) for view, part in data.items()},
@@ -98,12 +107,14 @@ def train_search_head(
         head = artifact.load_head(artifact.folder_of(settings.begin))
         figures |= {"method": "kept", "begin": settings.begin}
         if settings.training.light_share:
-            head = adding_light(head, data, light_share=settings.training.light_share)
+            head = adding_light(head, plain, light_share=settings.training.light_share)
             figures["method"] = "light added"
     else:
-        head = _fitted(data, settings.training, known, progress, figures)
+        head = _fitted(plain, settings.training, known, progress, figures)
     if settings.kinds is not None:
-        head, told = adding_kinds(head, data, known, labels.names, settings.kinds)
+        head, told = adding_kinds(
+            head, data, known, labels.names, settings.kinds, latents=frozen.num_latents
+        )
         figures["kinds"] = {
             "names": head.config.kinds, "loss": told.loss, "accuracy": told.accuracy,
         }  # fmt: skip

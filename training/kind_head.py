@@ -28,6 +28,7 @@ from training.search_head import SearchHead, look_axes
 # Of the largest: directions that hardly vary are rounding, and are not made to count more.
 _LEAST_VARIANCE = 1e-5
 _WARMUP_STEPS = 50
+_STATISTICS = frozenset({"mean", "std", "survey_mean", "survey_std"})
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -55,6 +56,8 @@ def adding_kinds(
     labels: Bool[ndarray, "object label"],
     names: Sequence[str],
     config: KindFitConfig,
+    *,
+    latents: int = 0,
 ) -> tuple[SearchHead, KindReport]:
     """A head that tells kinds, and stays what it was in what it makes of the look.
 
@@ -64,11 +67,13 @@ def adding_kinds(
 
     Args:
         head: Trained, without kinds.
-        data: Encoder vectors of the head's views, at least as many as its dimensions.
+        data: Encoder vectors of the head's views, at least as many as its dimensions. They are as
+            the head was made for, with `latents` numbers more at the end.
         labels: What is known of each object, by its number; objects with the same labels are of
             one kind, and those without any teach nothing.
         names: Of the labels.
         config: How long and how fast.
+        latents: Numbers at the end of the vectors that kinds are read from too.
 
     Raises:
         ValueError: the head has kinds or is one linear map, or there are too few vectors, or fewer
@@ -76,15 +81,16 @@ def adding_kinds(
     """
     if head.config.kinds or not head.config.hidden:
         raise ValueError(f"expected a trained search head without kinds, got {head.config}")
+    num_inputs = head.config.num_inputs
     kinds, kind_of = kinds_of(labels, names)
     if len(kinds) < 2:
         raise ValueError(f"expected objects of two kinds or more, got {len(kinds)}")
     shown = {view: part for view, part in data.items() if view in head.config.views}
-    hidden = {view: _hidden(head, part, view) for view, part in shown.items()}
-    shape = replace(head.config, kinds=kinds)
+    seen = {view: _standardised(head, part, view) for view, part in shown.items()}
+    shape = replace(head.config, dim=head.config.dim + latents, latents=latents, kinds=kinds)
     state = {name: tensor.clone() for name, tensor in head.state_dict().items()}
     with torch.no_grad():
-        looks = [F.normalize(head.output(x), dim=-1) for x in hidden.values()]
+        looks = [F.normalize(head.output(head.hidden(x, view)), dim=-1) for view, x in seen.items()]
     variances, axes = look_axes(looks)
     equal = axes / variances.clamp_min(_LEAST_VARIANCE * float(variances[0])).sqrt()
     for name in ("output.weight", "output.bias"):
@@ -92,9 +98,12 @@ def adding_kinds(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         knowing = SearchHead(shape)
+        knowing.standardise(shown)
+        for name in _STATISTICS & state.keys():  # of the outputs they stay what they were
+            state[name] = torch.cat([state[name], getattr(knowing, name)[:, num_inputs:]], dim=1)
         knowing.load_state_dict(knowing.state_dict() | state)
         known = {view: kind_of[part.objects] for view, part in shown.items()}
-        report = _fit(knowing, hidden, known, config)
+        report = _fit(knowing, _told(knowing, shown), known, config)
     return knowing.eval(), report
 
 
@@ -115,14 +124,21 @@ def kinds_of(
 
 
 @torch.no_grad()
-def _hidden(head: SearchHead, part: ViewVectors, view: str) -> Tensor:
-    vectors = torch.from_numpy(part.vectors)[:, : head.config.num_inputs]
-    return head.hidden(vectors, view, part.surveys or None)
+def _standardised(head: SearchHead, part: ViewVectors, view: str) -> Tensor:
+    vectors = torch.from_numpy(part.vectors)[:, : head.config.dim]
+    return head.standardised(vectors, view, part.surveys or None)
+
+
+@torch.no_grad()
+def _told(head: SearchHead, data: Mapping[str, ViewVectors]) -> dict[str, Tensor]:
+    """What the head reads kinds of each vector from."""
+    seen = {view: _standardised(head, part, view) for view, part in data.items()}
+    return {view: head.told(head.hidden(x, view), x) for view, x in seen.items()}
 
 
 def _fit(
     head: SearchHead,
-    hidden: Mapping[str, Tensor],
+    told: Mapping[str, Tensor],
     known: Mapping[str, Int64[ndarray, " row"]],
     config: KindFitConfig,
 ) -> KindReport:
@@ -133,16 +149,16 @@ def _fit(
     optimizer = torch.optim.AdamW(
         layers.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    told = {view: np.flatnonzero(mine >= 0) for view, mine in known.items()}
-    views = [view for view, rows in told.items() if len(rows)]
+    labelled = {view: np.flatnonzero(mine >= 0) for view, mine in known.items()}
+    views = [view for view, rows in labelled.items() if len(rows)]
     recent: list[tuple[float, float]] = []
     for step in range(config.steps):
         for group in optimizer.param_groups:
             share = warm_cosine(step + 1, _WARMUP_STEPS, step / config.steps)
             group["lr"] = config.learning_rate * share
         view = views[step % len(views)]
-        rows = rng.choice(told[view], config.batch_size)
-        logits = layers(hidden[view][torch.from_numpy(rows)])
+        rows = rng.choice(labelled[view], config.batch_size)
+        logits = layers(told[view][torch.from_numpy(rows)])
         truth = torch.from_numpy(known[view][rows])
         loss = F.cross_entropy(logits, truth)
         optimizer.zero_grad(set_to_none=True)

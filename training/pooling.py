@@ -5,8 +5,11 @@ An artefact may carry a folder `pooling/`, with any of:
 * attentive pooling, softmax(Q K^T / sqrt d) V with trained Q, K and V (arXiv 2510.17960, Eq. 8);
 * centres: the mean vector of a view of a survey, taken off every vector of that view and survey.
   Modality vectors give every survey an offset of its own, which hides kin across surveys;
-* light: every vector ends with what its view measures of the light in a fibre (fibre_light.py), so
-  that an image and a spectrum of one object have something exact in common.
+* light: after the outputs of the transformer a vector has what its view measures of the light in a
+  fibre (fibre_light.py), so that an image and a spectrum of one object have something exact in
+  common;
+* latents: last in a vector is what the image tokenizer saw before it rounded to codes
+  (image_latents.py); zeros in views without an image.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 
@@ -30,17 +33,29 @@ class PoolingConfig:
     attentive: bool = False
     centres: tuple[str, ...] = ()  # "view/survey" of each stored mean, e.g. "image/hsc"
     light: bool = False
+    latents: int = Field(default=0, ge=0)
+    latent_features: int = Field(default=0, ge=0)  # what latents are made of, see num_features
+
+    @model_validator(mode="after")
+    def _latents_have_features(self) -> PoolingConfig:
+        if self.latents > self.latent_features:
+            raise ValueError(
+                f"latents ({self.latents}) must not be more than latent_features "
+                f"({self.latent_features})"
+            )
+        return self
 
     @property
     def vector_dim(self) -> int:
         """Length of a vector."""
-        return self.dim + (NUM_LIGHT if self.light else 0)
+        return self.dim + (NUM_LIGHT if self.light else 0) + self.latents
 
 
 class Pooling(nn.Module):
-    """Attentive pooling and centres of one encoder."""
+    """Attentive pooling, centres and latents of one encoder."""
 
     centres: Tensor  # (centre, dim)
+    latent_mean: Tensor  # (feature,)
 
     def __init__(self, config: PoolingConfig) -> None:
         super().__init__()
@@ -51,6 +66,9 @@ class Pooling(nn.Module):
             self.value = nn.Linear(config.dim, config.dim, bias=False)
         if config.centres:
             self.register_buffer("centres", torch.zeros(len(config.centres), config.dim))
+        if config.latents:
+            self.register_buffer("latent_mean", torch.zeros(config.latent_features))
+            self.latent_axes = nn.Parameter(torch.zeros(config.latent_features, config.latents))
 
     def attend(
         self, tokens: Float[Tensor, "token dim"], lengths: Sequence[int]
@@ -61,6 +79,10 @@ class Pooling(nn.Module):
         value_of = torch.split(self.value(tokens), list(lengths))
         pairs = zip(score_of, value_of, strict=True)
         return torch.stack([score.softmax(dim=0) @ value for score, value in pairs])
+
+    def latents(self, features: Float[Tensor, "n feature"]) -> Float[Tensor, "n latent"]:
+        """What the summaries of feature maps are turned to."""
+        return (features - self.latent_mean) @ self.latent_axes
 
     def centred(
         self, vectors: Float[Tensor, "n dim"], views: Sequence[str], surveys: Sequence[str]

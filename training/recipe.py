@@ -163,7 +163,8 @@ class EncoderRecipe:
     training: PretrainingConfig
     copies: int = Field(default=1, gt=0)  # of each object, turned and mirrored, to tokenize
     half: bool = False  # store matrices as float16
-    light: bool = False  # vectors end with the light in a fibre (pooling.py)
+    light: bool = False  # vectors have the light in a fibre (pooling.py)
+    latents: int = Field(default=0, ge=0)  # numbers of images before they are codes, at their end
     gaia: bool = True  # False: train without the streams of Gaia (the paper's ablation)
 
     @property

@@ -51,6 +51,8 @@ class SearchHeadConfig:
     # View -> share of the squared length of its search vectors, for the light at the end of the
     # encoder's; empty: there is none, or it counts as any other numbers.
     light_share: dict[str, Share] = field(default_factory=dict)
+    # Numbers at the end of the encoder's vectors that kinds are read from too (image_latents.py).
+    latents: int = Field(default=0, ge=0)
     # How sure it is of each of these are the first dimensions; what is left of the length is look.
     kinds: tuple[str, ...] = ()
 
@@ -67,28 +69,29 @@ class SearchHeadConfig:
 
     @property
     def num_inputs(self) -> int:
-        """Dimensions of an encoder vector before the light."""
-        return self.dim - NUM_LIGHT if self.light_share else self.dim
+        """Dimensions of an encoder vector before light and latents."""
+        return self.dim - self.latents - (NUM_LIGHT if self.light_share else 0)
 
 
 class SearchHead(nn.Module):
     """Standardise each view of each survey, map the view in, then one network shared by all."""
 
     frequencies: Tensor  # (light, wave)
-    mean: Tensor  # (view, dim), over all surveys
+    mean: Tensor  # (view, read), over all surveys
     std: Tensor
-    survey_mean: Tensor  # (survey of a view, dim)
+    survey_mean: Tensor  # (survey of a view, read)
     survey_std: Tensor
 
     def __init__(self, config: SearchHeadConfig) -> None:
         super().__init__()
         self.config = config
         width, dim = config.hidden or config.num_outputs, config.num_inputs
-        self.register_buffer("mean", torch.zeros(len(config.views), dim))
-        self.register_buffer("std", torch.ones(len(config.views), dim))
+        read = dim + config.latents
+        self.register_buffer("mean", torch.zeros(len(config.views), read))
+        self.register_buffer("std", torch.ones(len(config.views), read))
         if config.surveys:
-            self.register_buffer("survey_mean", torch.zeros(len(config.surveys), dim))
-            self.register_buffer("survey_std", torch.ones(len(config.surveys), dim))
+            self.register_buffer("survey_mean", torch.zeros(len(config.surveys), read))
+            self.register_buffer("survey_std", torch.ones(len(config.surveys), read))
         self.inputs = nn.ModuleDict({view: nn.Linear(dim, width) for view in config.views})
         if config.hidden:
             self.norm = nn.LayerNorm(width)
@@ -100,7 +103,7 @@ class SearchHead(nn.Module):
         if config.kinds:
             self.kinds = nn.Sequential(
                 nn.Dropout(KIND_DROPOUT),
-                nn.Linear(width, KIND_WIDTH),
+                nn.Linear(width + config.latents, KIND_WIDTH),
                 nn.GELU(),
                 nn.Dropout(KIND_DROPOUT),
                 nn.Linear(KIND_WIDTH, len(config.kinds)),
@@ -125,10 +128,10 @@ class SearchHead(nn.Module):
         Raises:
             ValueError: the head was not made for this view.
         """
-        made = self.without_light(vectors[:, : self.config.num_inputs], view, surveys)
+        made = self.without_light(vectors, view, surveys)
         if not self.config.light_share:
             return made
-        light = vectors[:, self.config.num_inputs :]
+        light = vectors[:, self.config.num_inputs :][:, :NUM_LIGHT]
         share = self.config.light_share.get(view, 0.0)
         return with_waves(made, light, self.frequencies, share=share)
 
@@ -138,24 +141,41 @@ class SearchHead(nn.Module):
         view: str,
         surveys: str | Sequence[str] | None = None,
     ) -> Float[Tensor, "n output"]:
-        """Unit vectors made of the outputs of the transformer alone; see `forward`."""
-        x = self.hidden(vectors, view, surveys)
+        """Unit vectors to which the light does not count; see `forward`."""
+        seen = self.standardised(vectors, view, surveys)
+        x = self.hidden(seen, view)
         look = F.normalize(self.output(self.dropout(x)) if self.config.hidden else x, dim=-1)
         if self.kinds is None:
             return look
-        sure = self.kinds(x).softmax(dim=-1)
+        sure = self.kinds(self.told(x, seen)).softmax(dim=-1)
         rest = (1 - sure.square().sum(dim=-1, keepdim=True)).clamp_min(0).sqrt()
         return torch.cat([sure, rest * look], dim=-1)
 
-    def hidden(
+    def standardised(
         self,
         vectors: Float[Tensor, "n dim"],
         view: str,
         surveys: str | Sequence[str] | None = None,
-    ) -> Float[Tensor, "n hidden"]:
-        """What kinds and look are read from; see `forward`."""
+    ) -> Float[Tensor, "n read"]:
+        """Outputs of the transformer, and then latents, of mean 0 and spread 1; see `forward`."""
         mean, std = self._statistics(view, surveys, len(vectors))
-        x = self.inputs[view]((vectors - mean) / std)
+        return (self._read(vectors) - mean) / std
+
+    def _read(self, vectors: Float[Tensor, "n dim"]) -> Float[Tensor, "n read"]:
+        outputs = vectors[:, : self.config.num_inputs]
+        if not self.config.latents:
+            return outputs
+        return torch.cat([outputs, vectors[:, -self.config.latents :]], dim=1)
+
+    def told(
+        self, hidden: Float[Tensor, "n hidden"], seen: Float[Tensor, "n read"]
+    ) -> Float[Tensor, "n told"]:
+        """What kinds are read from."""
+        return torch.cat([hidden, seen[:, self.config.num_inputs :]], dim=1)
+
+    def hidden(self, seen: Float[Tensor, "n read"], view: str) -> Float[Tensor, "n hidden"]:
+        """What the look is read from, and kinds; of what `standardised` gives."""
+        x = self.inputs[view](seen[:, : self.config.num_inputs])
         if self.config.hidden:
             x = self.dropout(x)
             x = x + self.fc2(F.gelu(self.fc1(self.norm(x))))
@@ -171,13 +191,19 @@ class SearchHead(nn.Module):
         """Learn mean and spread of each view, and of each survey of it that the head knows."""
         for view, part in data.items():
             number = self._number(view)
-            sample = torch.from_numpy(part.vectors)[:, : self.config.num_inputs]
-            self.mean[number], self.std[number] = _mean_and_std(sample)
+            sample = self._read(torch.from_numpy(part.vectors))
+            self.mean[number], self.std[number] = self._mean_and_std(sample)
             for survey, rows in part.by_survey().items():
                 place = self._surveys.get(f"{view}/{survey}")
                 if place is not None:
                     some = sample[torch.from_numpy(rows)]
-                    self.survey_mean[place], self.survey_std[place] = _mean_and_std(some)
+                    self.survey_mean[place], self.survey_std[place] = self._mean_and_std(some)
+
+    def _mean_and_std(self, sample: Float[Tensor, "n read"]) -> tuple[Tensor, Tensor]:
+        std = sample.std(dim=0, correction=0)
+        if self.config.latents:  # principal components: their lengths say what matters
+            std[-self.config.latents :] = std[-self.config.latents :].square().mean().sqrt()
+        return sample.mean(dim=0), std.clamp_min(STD_FLOOR)
 
     def _statistics(
         self, view: str, surveys: str | Sequence[str] | None, num: int
@@ -203,10 +229,6 @@ class SearchHead(nn.Module):
             views = ", ".join(self.config.views)
             raise ValueError(f"this search head has no view {view!r}, it has {views}")
         return self.config.views.index(view)
-
-
-def _mean_and_std(sample: Float[Tensor, "n dim"]) -> tuple[Tensor, Tensor]:
-    return sample.mean(dim=0), sample.std(dim=0, correction=0).clamp_min(STD_FLOOR)
 
 
 def principal_components(

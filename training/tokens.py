@@ -12,6 +12,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from training.artifact import Codec
+from training.image_latents import summarised
 from training.modalities import STREAM
 from training.observations import Observation
 from training.tokenizers import ellipses as ellipses_tokenizer
@@ -28,6 +29,7 @@ from training.tokenizers.xp import MultiScalarTokenizer
 MAX_BATCH = 8  # objects through the tokenizers at once; more is slower on a CPU (cache)
 
 Tokens = dict[str, dict[int, Int64[Tensor, " token"]]]  # stream -> index of observation -> codes
+Summaries = dict[int, Float32[Tensor, " feature"]]  # index of observation -> see image_latents.py
 
 
 def tokenize(
@@ -38,6 +40,7 @@ def tokenize(
     *,
     device: str = "cpu",
     at_once: int = MAX_BATCH,
+    summaries: Summaries | None = None,
 ) -> Tokens:
     """Tokens of every given stream, for all observations or those at `rows`.
 
@@ -50,6 +53,7 @@ def tokenize(
         rows: Indices into `observations`.
         device: Where tokens are made and left.
         at_once: Objects through a network at once.
+        summaries: Gets the summary of each image's feature map, where it is given.
 
     Raises:
         ValueError: a tokenizer refuses what was seen.
@@ -67,12 +71,15 @@ def tokenize(
             for start in range(0, len(mine), step):
                 some = mine[start : start + step]
                 seen = [observations[row] for row in some]
+                summed: list[Tensor] | None = None if summaries is None else []
                 try:
-                    codes = _encode(key, seen, codecs[STREAM[key].codec], device)
+                    codes = _encode(key, seen, codecs[STREAM[key].codec], device, summed)
                 except ValueError as error:
                     whose = f" of {seen[0].survey} {seen[0].object_id}" if len(seen) == 1 else ""
                     raise ValueError(f"{key}{whose}: {error}") from error
                 tokens.setdefault(key, {}).update(zip(some, codes, strict=True))
+                if summaries is not None and summed:
+                    summaries.update(zip(some, summed, strict=True))
     return tokens
 
 
@@ -142,14 +149,21 @@ def below_range(
 
 
 def _encode(
-    key: str, seen: Sequence[Observation], codec: Codec, device: str
+    key: str,
+    seen: Sequence[Observation],
+    codec: Codec,
+    device: str,
+    summaries: list[Tensor] | None,
 ) -> Sequence[Int64[Tensor, " _"]]:
-    """Tokens of one stream, which every observation has something for."""
+    """Tokens of one stream, which every observation has something for; summaries of images."""
     match codec:
         case ImageTokenizer():
             images = image_tokenizer.stack([each.image for each in seen if each.image])
             flux = images.flux_nmgy.to(device).contiguous(memory_format=torch.channels_last)
-            return list(codec.encode(flux, images.channels.to(device)))
+            maps = codec.features(flux, images.channels.to(device))
+            if summaries is not None:
+                summaries += summarised(maps).cpu()
+            return list(codec.codes_of(maps))
         case SpectrumTokenizer():
             spectra = spectrum_tokenizer.stack([each.spectrum for each in seen if each.spectrum])
             return list(

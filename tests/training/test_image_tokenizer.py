@@ -154,8 +154,10 @@ def test_a_token_sees_its_own_place_row_by_row() -> None:
     model = tokenizer()
     changed = batch.flux_nmgy.clone()
     changed[0, 5:, 0:8, 88:96] += 3.0  # the last token of the first row
-    before = model._latent(model.compress(batch.flux_nmgy), batch.channels)
-    after = model._latent(model.compress(changed), batch.channels)
+    before, after = (
+        model._latent(model._features(model.compress(flux), batch.channels))
+        for flux in (batch.flux_nmgy, changed)
+    )
     moved = (after - before).abs().sum(dim=-1)[0]
     assert float(moved[:6, 6:].sum()) > 0.9 * float(moved.sum())
 

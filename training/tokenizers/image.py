@@ -163,8 +163,17 @@ class ImageTokenizer(nn.Module):
         Raises:
             ValueError: an image has no band.
         """
-        compressed = self.compress(self.clip(centre(flux_nmgy)))
-        return self.quantizer(self._latent(compressed, channels)).codes.flatten(1)
+        return self.codes_of(self.features(flux_nmgy, channels))
+
+    def features(
+        self, flux_nmgy: Float[Tensor, "b 9 y x"], channels: Bool[Tensor, "b 9"]
+    ) -> Float[Tensor, "b hidden row column"]:
+        """The map that codes are rounded from; sizes and errors as in encode."""
+        return self._features(self.compress(self.clip(centre(flux_nmgy))), channels)
+
+    def codes_of(self, features: Float[Tensor, "b hidden row column"]) -> Int64[Tensor, "b n"]:
+        """The codes that maps of features are rounded to."""
+        return self.quantizer(self._latent(features)).codes.flatten(1)
 
     def decode(
         self, tokens: Int64[Tensor, "b n"], channels: Bool[Tensor, "b 9"]
@@ -192,9 +201,8 @@ class ImageTokenizer(nn.Module):
         self, flux_nmgy: Float[Tensor, "b 9 y x"], channels: Bool[Tensor, "b 9"]
     ) -> Quantized:
         """Codes and their values, which carry the gradient; sides as in forward."""
-        found: Quantized = self.quantizer(
-            self._latent(self.compress(self.clip(flux_nmgy)), channels)
-        )
+        features = self._features(self.compress(self.clip(flux_nmgy)), channels)
+        found: Quantized = self.quantizer(self._latent(features))
         return found
 
     def clip(self, flux_nmgy: Float[Tensor, "b 9 y x"]) -> Float[Tensor, "b 9 y x"]:
@@ -216,10 +224,13 @@ class ImageTokenizer(nn.Module):
         arcsinh = torch.minimum(torch.maximum(compressed.float() / scale, -limit), limit)
         return torch.sinh(arcsinh) * softening
 
-    def _latent(self, compressed: Tensor, channels: Tensor) -> Tensor:
+    def _features(self, compressed: Tensor, channels: Tensor) -> Tensor:
         # Channels last is the faster layout for convolutions on a CPU.
         pixels = self.project_in(compressed, channels).contiguous(memory_format=torch.channels_last)
-        features = self.encoder(pixels)
+        found: Tensor = self.encoder(pixels)
+        return found
+
+    def _latent(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):  # rounding here would move codes
             latent = self.to_code(features.float())
         return latent.movedim(1, -1)  # (b, row, column, embedding)

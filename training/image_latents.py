@@ -1,0 +1,78 @@
+"""What the image tokenizer sees before it rounds to codes, in a hundred numbers or so.
+
+A code keeps one of a few thousand shapes of a patch; the feature map that it is rounded from tells
+arms, tails and arcs apart that get the same code. An encoder may carry that map at the end of its
+vectors: mean and deviation of every channel in squares about the centre, turned to their principal
+components. The network that makes it runs for the codes in any case, so it costs next to nothing.
+
+It is a departure from AION-1, whose transformer sees codes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from training.observations import Image
+from training.tokenizers.image import ImageTokenizer, stack
+
+# Sides of the squares in shares of the map, from the core to the whole.
+SQUARES = (1 / 6, 1 / 3, 2 / 3, 1.0)
+_STD_FLOOR = 1e-4  # of a channel that hardly varies; maps are of the order of 1
+
+
+def num_features(tokenizer: ImageTokenizer) -> int:
+    """How many numbers a map is summarised by, before they are turned."""
+    return 2 * len(SQUARES) * tokenizer.config.hidden
+
+
+def summarised(maps: Float[Tensor, "image channel y x"]) -> Float[Tensor, "image feature"]:
+    """Mean and deviation of every channel in every square, from the core to the whole."""
+    maps = maps.float()
+    side = maps.shape[-1]
+    parts: list[Tensor] = []
+    for share in SQUARES:
+        margin = (side - max(1, round(share * side))) // 2
+        inside = slice(margin, side - margin)
+        square = maps[:, :, inside, inside].flatten(2)
+        parts += [square.mean(dim=2), square.std(dim=2, correction=0)]
+    return torch.cat(parts, dim=1)
+
+
+@torch.inference_mode()
+def features_of(
+    tokenizer: ImageTokenizer, images: Sequence[Image], *, at_once: int = 8
+) -> Float[Tensor, "image feature"]:
+    """Summaries of some images."""
+    parts = []
+    for start in range(0, len(images), at_once):
+        seen = stack(images[start : start + at_once])
+        parts.append(summarised(tokenizer.features(seen.flux_nmgy, seen.channels)))
+    return torch.cat(parts)
+
+
+def principal_latents(
+    features: Float[Tensor, "image feature"], num: int
+) -> tuple[Float[Tensor, " feature"], Float[Tensor, "feature latent"]]:
+    """Mean and axes of summaries: latents are (features - mean) @ axes.
+
+    Every feature counts alike. All that there is to tell has the variance 1 in sum, so latents are
+    small beside the outputs of a transformer.
+
+    Raises:
+        ValueError: there are no more summaries than latents.
+    """
+    if len(features) <= num:
+        raise ValueError(f"{num} latents want more images than that, got {len(features)}")
+    wide = features.double()
+    mean, std = wide.mean(dim=0), wide.std(dim=0).clamp_min(_STD_FLOOR)
+    even = (wide - mean) / std
+    _, axes = torch.linalg.eigh(even.T @ even / len(even))
+    axes = axes.flip(1)[:, :num]  # largest first
+    # an axis has no sign of its own: its largest component is made positive
+    largest = axes.abs().argmax(dim=0, keepdim=True)
+    axes = axes * axes.gather(0, largest).sign() / std[:, None] / features.shape[1] ** 0.5
+    return mean.float(), axes.float()

@@ -1,0 +1,94 @@
+"""The stage that says what a vector holds beside the mean of the encoder's outputs.
+
+    <out>/pooling/    light in a fibre, latents of images; see pooling.py
+    <out>/pooling.json
+
+The transformer stays as it is; the encoder's hash changes, since its vectors do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from training import artifact
+from training.image_latents import features_of, num_features, principal_latents
+from training.pooling import Pooling, PoolingConfig
+from training.recipe import Recipe
+from training.stages import Figures, Progress, batches, prepare_data, report
+from training.tokenizers.image import ImageTokenizer
+
+NUM_IMAGES = 4_000  # that the axes of latents are taken from
+
+
+def make_pooling(
+    recipe: Recipe, out: Path, progress: Progress, *, num_workers: int | None = None
+) -> Figures:
+    """Give the encoder in `out` the light and the latents that its recipe names.
+
+    Raises:
+        ValueError: the recipe names neither, the encoder is missing, it has no tokenizer of images,
+            or the data have too few of them.
+    """
+    settings = recipe.encoder
+    if not settings.light and not settings.latents:
+        raise ValueError("the recipe gives vectors nothing: set light or latents under [encoder]")
+    read: artifact.Read = {}
+    transformer = artifact.load_transformer(out, read)
+    config = PoolingConfig(dim=transformer.config.dim, light=settings.light)
+    figures: Figures = {"light": settings.light, "latents": settings.latents}
+    if not settings.latents:
+        pooling = Pooling(config)
+    else:
+        files = prepare_data(recipe, out, progress, num_workers=num_workers)
+        tokenizer = artifact.load_codecs(out, tuple(transformer.config.domains_in)).get("image")
+        if not isinstance(tokenizer, ImageTokenizer):
+            raise ValueError("latents are of images, and this encoder has no tokenizer of images")
+        pooling, share = _with_latents(recipe, files, tokenizer, config, progress)
+        figures |= {"images": NUM_IMAGES, "share_of_variance": share}
+    shutil.rmtree(out / "pooling", ignore_errors=True)
+    artifact.save_pooling(out, pooling, half=settings.half)
+    return report(out, "pooling", figures)
+
+
+def _with_latents(
+    recipe: Recipe,
+    files: Sequence[Path],
+    tokenizer: ImageTokenizer,
+    config: PoolingConfig,
+    progress: Progress,
+) -> tuple[Pooling, float]:
+    """A pooling with latents, and the share of the variance that they hold."""
+    seen = (
+        each.image
+        for batch in batches(recipe.data.survey, files, lambda what, share: None)
+        for each in batch.observations
+        if each.image is not None
+    )
+    parts, num = [], 0
+    while num < NUM_IMAGES and (some := list(itertools.islice(seen, 64))):
+        parts.append(features_of(tokenizer, some))
+        num += len(some)
+        progress("summarising images", min(1.0, num / NUM_IMAGES))
+    if not parts:
+        raise ValueError(f"latents are of images, and {len(files):,} files have none")
+    features = torch.cat(parts)[:NUM_IMAGES]
+    latents = recipe.encoder.latents
+    mean, axes = principal_latents(features, latents)
+    pooling = Pooling(
+        PoolingConfig(
+            dim=config.dim,
+            light=config.light,
+            latents=latents,
+            latent_features=num_features(tokenizer),
+        )
+    )
+    with torch.no_grad():
+        pooling.latent_mean.copy_(mean)
+        pooling.latent_axes.copy_(axes)
+        share = float(pooling.latents(features).var(dim=0).sum())
+    return pooling.requires_grad_(False), share

@@ -33,6 +33,7 @@ from training.labels import Labels, object_numbers
 from training.light_head import adding_light
 from training.observations import Observation, merge
 from training.pairing import ViewVectors
+from training.pictures import as_picture
 from training.recipe import Recipe
 from training.search_head import SearchHead, principal_components
 from training.stages import (
@@ -71,6 +72,7 @@ def train_search_head(
         encoder=frozen.hash,
         augmentation=artifact.dump_config(settings.augmentation),
         copies=settings.copies,
+        picture_copies=settings.picture_copies,
         max_objects=settings.max_objects,
         seed=settings.seed,
     )
@@ -160,6 +162,7 @@ class _Task:
     objects: tuple[tuple[int, tuple[Place, ...]], ...]
     augmentation: AugmentationConfig
     copies: int
+    picture_copies: int
     seed: int
 
 
@@ -184,6 +187,7 @@ def _embed(
             tuple(enumerate(places[start : start + OBJECTS_A_TASK], start=start)),
             settings.augmentation,
             settings.copies,
+            settings.picture_copies,
             settings.seed,
         )
         for start in range(0, len(chosen), OBJECTS_A_TASK)
@@ -250,15 +254,23 @@ def _embed_objects(task: _Task) -> dict[str, ViewVectors]:
                     copies.append(one)
                     undisturbed.append(plain)
                     surveys.append(name)
+        for part in [part for part in parts if part.image is not None]:
+            for _ in range(task.picture_copies):
+                picture = as_picture(disturb(part, rng, task.augmentation), rng)
+                if picture is not None and _encoders[0].views(picture):
+                    copies.append(picture)
+                    undisturbed.append(picture)
+                    surveys.append(picture.survey)
         if not copies:
             continue
         embedded = _encoders[0].embed(copies)
         if _encoders[0].carries_light:
             # a fibre stays on its object, however a copy is turned, moved or blurred
+            end = _encoders[0].dim - _encoders[0].num_latents
             for row, view, vector in zip(
                 embedded.rows, embedded.views, embedded.vectors, strict=True
             ):
-                vector[-NUM_LIGHT:] = light_of(undisturbed[row], view)
+                vector[end - NUM_LIGHT : end] = light_of(undisturbed[row], view)
         for row, view, vector in zip(
             embedded.rows.tolist(), embedded.views, embedded.vectors, strict=True
         ):

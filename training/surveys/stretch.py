@@ -177,6 +177,27 @@ def undo(look: Look, rgb: UInt8[ndarray, "y x 3"]) -> Float32[ndarray, "3 y x"]:
     return flux
 
 
+def drawn(look: Look, flux: Float32[ndarray, "3 y x"]) -> UInt8[ndarray, "y x 3"]:
+    """The picture that a service makes of three bands: what `undo` undoes.
+
+    Args:
+        look: How it draws.
+        flux: Nanomaggies per 0.262 arcsec pixel area in the order of `look.bands`.
+    """
+    area = (PIXEL_SCALE_ARCSEC / look.native_pixel_arcsec) ** 2
+    scaled = flux.astype(np.float64) * np.array(look.scales)[:, None, None] / area
+    if look.kind == "apart":
+        low, high = np.arcsinh(look.black), np.arcsinh(look.white)
+        shown = (np.arcsinh(scaled) - low) / (high - low)
+    else:
+        if look.mix is not None:
+            scaled = np.tensordot(np.array(look.mix), scaled, axes=1)
+        scaled = scaled + look.offset
+        mean = np.maximum(scaled.mean(axis=0), 1e-9)
+        shown = scaled * np.arcsinh(look.softening * mean) / (look.span * mean)
+    return np.moveaxis(np.rint(shown.clip(0, 1) * 255), 0, 2).astype(np.uint8)
+
+
 def grey_level_nmgy(look: Look) -> Float64[ndarray, " 3"]:
     """What one step of 8 bits means near the sky: no noise below half of it can be seen."""
     sky = np.zeros((1, 2, 3), np.uint8)

@@ -97,7 +97,7 @@ def adding_kinds(
         state[name] = equal.T[: shape.num_outputs].float() @ state[name]
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        knowing = SearchHead(shape)
+        knowing = SearchHead(shape).eval()
         knowing.standardise(shown)
         for name in _STATISTICS & state.keys():  # of the outputs they stay what they were
             state[name] = torch.cat([state[name], getattr(knowing, name)[:, num_inputs:]], dim=1)

@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.training.mmu_files import legacy, spectra, write_hdf5
 from tests.training.small_encoder import DIM, make_parts, save_encoder
 from training import artifact, encoder, head_stage
 from training.cohort import Sighting
+from training.fibre_light import NUM_LIGHT
+from training.image_latents import num_features
 from training.kind_head import KindFitConfig
 from training.pooling import Pooling, PoolingConfig
 from training.recipe import DataRecipe, LabelsRecipe, Recipe, read_recipe
+from training.tokenizers.image import ImageTokenizer
 
 NUM = 6
 SHIPPED = encoder.SHIPPED / "nano" / "nano.toml"
@@ -215,6 +219,61 @@ def test_a_head_that_is_kept_is_told_kinds(
     assert figures["kinds"]["accuracy"] > 0.5
     assert head is not None
     assert head.config.kinds == ("merger", "spiral")
+
+
+def test_pictures_of_images_teach_kinds_beside_latents(
+    made: tuple[Path, dict[str, Any]], survey_files: list[Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    first, _ = made
+    transformer, codecs, _ = make_parts()
+    tokenizer = codecs["image"]
+    assert isinstance(tokenizer, ImageTokenizer)
+    pooling = Pooling(
+        PoolingConfig(dim=DIM, light=True, latents=3, latent_features=num_features(tokenizer))
+    )
+    torch.nn.init.normal_(pooling.latent_axes)
+    out = tmp_path / "more"
+    artifact.save(out, transformer=transformer, codecs=codecs, pooling=pooling)
+    _in_this_process(monkeypatch)
+    recipe = _recipe(survey_files, copies=20)
+    training = replace(recipe.search_head.training, light_share={"image": 0.2})
+    settings = replace(
+        recipe.search_head, training=training, begin=str(first), picture_copies=3,
+        kinds=KindFitConfig(steps=20, batch_size=8),
+    )  # fmt: skip
+    labels = tmp_path / "labels.csv"
+    lines = [f"{first_id},{row % 2},{1 - row % 2}" for row, first_id in enumerate(ids_in(first))]
+    labels.write_text("\n".join(["object_id,spiral,merger", *lines]) + "\n")
+    recipe = replace(
+        recipe,
+        data=replace(recipe.data, labels=LabelsRecipe(file=labels)),
+        encoder=replace(recipe.encoder, light=True, latents=3),
+        search_head=settings,
+    )
+
+    with pytest.raises(ValueError, match=r"end with 3 latents.*set \[search_head.kinds\]"):
+        head_stage.train_search_head(
+            replace(recipe, search_head=replace(settings, kinds=None)), out, _silent
+        )
+    figures = head_stage.train_search_head(recipe, out, _silent)
+    with np.load(out / head_stage.VECTORS) as stored:
+        images, surveys = stored["vectors/image"], stored["surveys/image"]
+        objects = stored["objects/image"]
+    head = encoder.load(out).head
+    light, latents = images[:, DIM : DIM + NUM_LIGHT], images[:, DIM + NUM_LIGHT :]
+
+    assert figures["surveys"]["image"] == {"composite": 15, "legacysurvey": 100}
+    assert latents.shape == (115, 3)
+    assert len(np.unique(latents[:, 0])) > 100  # copies differ in what the tokenizer sees
+    drawn = surveys == "composite"
+    assert not light[drawn].any()  # pictures tell no fluxes
+    for number in range(5):
+        mine = light[~drawn & (objects == number)]
+        assert mine.any()
+        assert (mine == mine[0]).all()
+    assert head is not None
+    assert (head.config.latents, head.config.dim) == (3, DIM + NUM_LIGHT + 3)
 
 
 def ids_in(folder: Path) -> list[str]:

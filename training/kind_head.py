@@ -35,6 +35,7 @@ _STATISTICS = frozenset({"mean", "std", "survey_mean", "survey_std"})
 class KindFitConfig:
     """How a head learns to tell kinds."""
 
+    width: int = Field(default=192, gt=0)  # of the layer that they are read through
     steps: int = Field(default=800, gt=0)
     batch_size: int = Field(default=512, gt=0)  # vectors of one view
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
@@ -87,7 +88,10 @@ def adding_kinds(
         raise ValueError(f"expected objects of two kinds or more, got {len(kinds)}")
     shown = {view: part for view, part in data.items() if view in head.config.views}
     seen = {view: _standardised(head, part, view) for view, part in shown.items()}
-    shape = replace(head.config, dim=head.config.dim + latents, latents=latents, kinds=kinds)
+    shape = replace(
+        head.config, dim=head.config.dim + latents, latents=latents, kinds=kinds,
+        kind_width=config.width,
+    )  # fmt: skip
     state = {name: tensor.clone() for name, tensor in head.state_dict().items()}
     with torch.no_grad():
         looks = [F.normalize(head.output(head.hidden(x, view)), dim=-1) for view, x in seen.items()]

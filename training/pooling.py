@@ -23,6 +23,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 
 from training.fibre_light import NUM_LIGHT
+from training.image_latents import SQUARES, LatentMap
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -38,10 +39,15 @@ class PoolingConfig:
 
     @model_validator(mode="after")
     def _latents_have_features(self) -> PoolingConfig:
-        if self.latents > self.latent_features:
+        each = 2 * len(SQUARES)
+        if (
+            self.latents % each
+            or self.latent_features % each
+            or self.latents > self.latent_features
+        ):
             raise ValueError(
-                f"latents ({self.latents}) must not be more than latent_features "
-                f"({self.latent_features})"
+                f"latents ({self.latents}) and latent_features ({self.latent_features}) must be "
+                f"multiples of {each}, and latents not the more"
             )
         return self
 
@@ -56,6 +62,7 @@ class Pooling(nn.Module):
 
     centres: Tensor  # (centre, dim)
     latent_mean: Tensor  # (feature,)
+    latent_std: Tensor
 
     def __init__(self, config: PoolingConfig) -> None:
         super().__init__()
@@ -67,8 +74,11 @@ class Pooling(nn.Module):
         if config.centres:
             self.register_buffer("centres", torch.zeros(len(config.centres), config.dim))
         if config.latents:
+            each = 2 * len(SQUARES)
             self.register_buffer("latent_mean", torch.zeros(config.latent_features))
-            self.latent_axes = nn.Parameter(torch.zeros(config.latent_features, config.latents))
+            self.register_buffer("latent_std", torch.ones(config.latent_features))
+            shape = (2, config.latent_features // each, config.latents // each)
+            self.latent_axes = nn.Parameter(torch.zeros(shape))
 
     def attend(
         self, tokens: Float[Tensor, "token dim"], lengths: Sequence[int]
@@ -82,7 +92,9 @@ class Pooling(nn.Module):
 
     def latents(self, features: Float[Tensor, "n feature"]) -> Float[Tensor, "n latent"]:
         """What the summaries of feature maps are turned to."""
-        return (features - self.latent_mean) @ self.latent_axes
+        return LatentMap(mean=self.latent_mean, std=self.latent_std, axes=self.latent_axes)(
+            features
+        )
 
     def centred(
         self, vectors: Float[Tensor, "n dim"], views: Sequence[str], surveys: Sequence[str]

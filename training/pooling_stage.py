@@ -78,7 +78,7 @@ def _with_latents(
         raise ValueError(f"latents are of images, and {len(files):,} files have none")
     features = torch.cat(parts)[:NUM_IMAGES]
     latents = recipe.encoder.latents
-    mean, axes = principal_latents(features, latents)
+    found = principal_latents(features, latents)
     pooling = Pooling(
         PoolingConfig(
             dim=config.dim,
@@ -88,7 +88,8 @@ def _with_latents(
         )
     )
     with torch.no_grad():
-        pooling.latent_mean.copy_(mean)
-        pooling.latent_axes.copy_(axes)
+        pooling.latent_mean.copy_(found.mean)
+        pooling.latent_std.copy_(found.std)
+        pooling.latent_axes.copy_(found.axes)
         share = float(pooling.latents(features).var(dim=0).sum())
     return pooling.requires_grad_(False), share

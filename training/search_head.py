@@ -34,7 +34,7 @@ from training.pairing import ViewVectors
 
 SEARCH_DIM = 256
 Share = Annotated[float, Field(gt=0, lt=1)]
-KIND_WIDTH, KIND_DROPOUT = 192, 0.2  # half of nano's width, which has 20 MB in all
+KIND_DROPOUT = 0.2
 STD_FLOOR = 1e-6  # a dimension that never varies says nothing and must not divide by zero
 
 
@@ -55,6 +55,7 @@ class SearchHeadConfig:
     latents: int = Field(default=0, ge=0)
     # How sure it is of each of these are the first dimensions; what is left of the length is look.
     kinds: tuple[str, ...] = ()
+    kind_width: int = Field(default=192, gt=0)  # of the layer between
 
     @model_validator(mode="after")
     def _kinds_fit(self) -> SearchHeadConfig:
@@ -103,10 +104,10 @@ class SearchHead(nn.Module):
         if config.kinds:
             self.kinds = nn.Sequential(
                 nn.Dropout(KIND_DROPOUT),
-                nn.Linear(width + config.latents, KIND_WIDTH),
+                nn.Linear(width + config.latents, config.kind_width),
                 nn.GELU(),
                 nn.Dropout(KIND_DROPOUT),
-                nn.Linear(KIND_WIDTH, len(config.kinds)),
+                nn.Linear(config.kind_width, len(config.kinds)),
             )
         if config.light_share:
             self.register_buffer("frequencies", wave_frequencies())

@@ -230,7 +230,7 @@ def test_pictures_of_images_teach_kinds_beside_latents(
     tokenizer = codecs["image"]
     assert isinstance(tokenizer, ImageTokenizer)
     pooling = Pooling(
-        PoolingConfig(dim=DIM, light=True, latents=3, latent_features=num_features(tokenizer))
+        PoolingConfig(dim=DIM, light=True, latents=8, latent_features=num_features(tokenizer))
     )
     torch.nn.init.normal_(pooling.latent_axes)
     out = tmp_path / "more"
@@ -248,11 +248,11 @@ def test_pictures_of_images_teach_kinds_beside_latents(
     recipe = replace(
         recipe,
         data=replace(recipe.data, labels=LabelsRecipe(file=labels)),
-        encoder=replace(recipe.encoder, light=True, latents=3),
+        encoder=replace(recipe.encoder, light=True, latents=8),
         search_head=settings,
     )
 
-    with pytest.raises(ValueError, match=r"end with 3 latents.*set \[search_head.kinds\]"):
+    with pytest.raises(ValueError, match=r"end with 8 latents.*set \[search_head.kinds\]"):
         head_stage.train_search_head(
             replace(recipe, search_head=replace(settings, kinds=None)), out, _silent
         )
@@ -264,7 +264,7 @@ def test_pictures_of_images_teach_kinds_beside_latents(
     light, latents = images[:, DIM : DIM + NUM_LIGHT], images[:, DIM + NUM_LIGHT :]
 
     assert figures["surveys"]["image"] == {"composite": 15, "legacysurvey": 100}
-    assert latents.shape == (115, 3)
+    assert latents.shape == (115, 8)
     assert len(np.unique(latents[:, 0])) > 100  # copies differ in what the tokenizer sees
     drawn = surveys == "composite"
     assert not light[drawn].any()  # pictures tell no fluxes
@@ -273,7 +273,7 @@ def test_pictures_of_images_teach_kinds_beside_latents(
         assert mine.any()
         assert (mine == mine[0]).all()
     assert head is not None
-    assert (head.config.latents, head.config.dim) == (3, DIM + NUM_LIGHT + 3)
+    assert (head.config.latents, head.config.dim) == (8, DIM + NUM_LIGHT + 8)
 
 
 def ids_in(folder: Path) -> list[str]:

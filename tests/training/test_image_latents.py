@@ -23,7 +23,7 @@ from training.pooling import Pooling, PoolingConfig
 from training.search_head import SearchHead
 from training.tokenizers.image import ImageTokenizer, stack
 
-NUM_LATENTS = 5
+NUM_LATENTS = 16
 
 
 def test_a_map_is_summarised_by_squares_about_its_centre() -> None:
@@ -49,21 +49,30 @@ def test_a_turned_map_has_the_same_summary(quarters: int, mirrored: bool, side: 
     torch.testing.assert_close(summarised(turned), summarised(maps), atol=1e-5, rtol=1e-4)
 
 
-def test_latents_are_principal_components_of_evened_summaries() -> None:
+def test_latents_are_principal_components_of_the_channels() -> None:
     rng = np.random.default_rng(1)
-    features = rng.standard_normal((300, 8)) @ rng.standard_normal((8, 8)) * np.geomspace(1, 99, 8)
+    channels = 6
+    features = rng.standard_normal((400, 8 * channels)) * np.geomspace(1, 99, 8 * channels)
+    features[:, 1::channels] = 3 * features[:, ::channels] + 7  # two channels that say the same
     even = (features - features.mean(axis=0)) / features.std(axis=0, ddof=1)
-    expected = np.linalg.svd(even, full_matrices=False)[1] ** 2 / len(even) / 8
+    of_means = even.reshape(400, 4, 2, channels)[:, :, 0].reshape(-1, channels)
+    expected = np.linalg.svd(of_means, full_matrices=False)[2]
 
-    mean, axes = principal_latents(torch.from_numpy(features).float(), 8)
-    made = (torch.from_numpy(features) - mean.double()) @ axes.double()
+    found = principal_latents(torch.from_numpy(features).float(), 8 * channels)
+    made = found(torch.from_numpy(features).float()).numpy()
+    few = principal_latents(torch.from_numpy(features).float(), 16)
 
-    assert made.var(dim=0).sum() == pytest.approx(1, abs=1e-3)
-    np.testing.assert_allclose(np.cov(made.T), np.diag(expected), atol=0.005)
-    first = principal_latents(torch.from_numpy(features).float(), 3)[1]
-    torch.testing.assert_close(first, axes[:, :3])
-    with pytest.raises(ValueError, match="300 latents want more images than that, got 300"):
-        principal_latents(torch.from_numpy(features).float(), 300)
+    assert made.var(axis=0, ddof=1).sum() == pytest.approx(1, abs=1e-3)  # nothing is lost
+    first = np.abs(expected[0] @ found.axes[0].numpy()[:, 0])
+    assert first == pytest.approx(1, abs=1e-3)
+    in_all = made.reshape(400, 4, 2, channels)[..., 0]
+    assert in_all.var(axis=0).sum() == pytest.approx(2 / 6, abs=0.03)
+    torch.testing.assert_close(few.axes, found.axes[:, :, :2])
+    for num, message in ((9, "multiple of 8, up to 48, got 9"), (56, "up to 48, got 56")):
+        with pytest.raises(ValueError, match=message):
+            principal_latents(torch.from_numpy(features).float(), num)
+    with pytest.raises(ValueError, match="48 latents want more images than that, got 48"):
+        principal_latents(torch.from_numpy(features[:48]).float(), 48)
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +94,10 @@ def _pooling(tokenizer: ImageTokenizer) -> Pooling:
             dim=DIM, light=True, latents=NUM_LATENTS, latent_features=num_features(tokenizer)
         )
     )
-    mean, axes = principal_latents(features_of(tokenizer, seen), NUM_LATENTS)
-    pooling.load_state_dict({"latent_mean": mean, "latent_axes": axes})
+    found = principal_latents(features_of(tokenizer, seen), NUM_LATENTS)
+    pooling.load_state_dict(
+        {"latent_mean": found.mean, "latent_std": found.std, "latent_axes": found.axes}
+    )
     return pooling
 
 
@@ -109,7 +120,9 @@ def test_latents_stand_behind_the_same_vectors_and_light(folders: tuple[Path, Pa
     np.testing.assert_array_equal(after.vectors[:, :DIM], before.vectors)
     np.testing.assert_array_equal(after.vectors[:, DIM:end], light)
     for row, view, vector in zip(after.rows, after.views, after.vectors, strict=True):
-        of_image = expected[row] if view in ("image", "joint") and row < 2 else np.zeros(5)
+        of_image = (
+            expected[row] if view in ("image", "joint") and row < 2 else np.zeros(NUM_LATENTS)
+        )
         np.testing.assert_allclose(vector[end:], of_image, atol=1e-5)
     alone = np.concatenate([more.embed([each]).vectors for each in seen])
     np.testing.assert_allclose(alone, after.vectors, atol=1e-5)
@@ -134,13 +147,14 @@ def test_codes_are_those_that_features_are_rounded_to() -> None:
 
 def test_latents_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
     transformer, codecs, _ = make_parts()
-    pooling = Pooling(PoolingConfig(dim=DIM, latents=2, latent_features=9))
+    pooling = Pooling(PoolingConfig(dim=DIM, latents=8, latent_features=16))
     artifact.save(tmp_path, transformer=transformer, codecs=codecs, pooling=pooling)
 
-    with pytest.raises(ValueError, match="latent_features is 9, the image tokenizer gives 128"):
+    with pytest.raises(ValueError, match="latent_features is 16, the image tokenizer gives 128"):
         artifact.load(tmp_path)
-    with pytest.raises(ValueError, match=r"latents \(3\) must not be more than latent_features"):
-        PoolingConfig(dim=DIM, latents=3, latent_features=2)
+    for latents, features in ((8, 9), (3, 8), (16, 8)):
+        with pytest.raises(ValueError, match=rf"latents \({latents}\) and latent_features"):
+            PoolingConfig(dim=DIM, latents=latents, latent_features=features)
 
 
 NUM = 900

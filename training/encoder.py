@@ -3,7 +3,7 @@
 Views: "image" reads the image, "spectrum" the spectrum, "xp" the Gaia BP and RP coefficients,
 "joint" all of these, the object mask, the ellipses and the photometric scalars. Redshift, position
 and extinction are never read. A vector is the mean over the encoder's tokens of one view, or what
-the artefact's pooling makes of them, and may end with magnitudes in a fibre (docs/encoder.md).
+the artefact's pooling makes of them, and may hold more behind it (docs/encoder.md).
 """
 
 from __future__ import annotations

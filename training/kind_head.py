@@ -1,10 +1,11 @@
 """A search head that knows kinds: some of a vector says what an object is, the rest its look.
 
 How sure the head is of each kind are the first dimensions, p; what it made before takes what is
-left of the length, 1 - |p|^2. Two objects that are surely of one kind are then close whatever they
-look like. One of which the head is in doubt is closer to those that are surely of the kind it most
-likely is than to others that are in doubt as well, where a plain head ranks doubt beside doubt: of
-the first ten as many are kin as the best guess is right, not as two guesses agree.
+left of the length, 1 - |p|^2. (With a share s below 1 for kinds they are sqrt(s) p, so that look
+always counts among the surest.) Two objects that are surely of one kind are then close whatever
+they look like. One of which the head is in doubt is closer to those that are surely of the kind it
+most likely is than to others that are in doubt as well, where a plain head ranks doubt beside
+doubt: of the first ten as many are kin as the best guess is right, not as two guesses agree.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class KindFitConfig:
     """How a head learns to tell kinds."""
 
     width: int = Field(default=192, gt=0)  # of the layer that they are read through
+    share: float = Field(default=1.0, gt=0, le=1)  # of the squared length where a kind is sure
     steps: int = Field(default=800, gt=0)
     batch_size: int = Field(default=512, gt=0)  # vectors of one view
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
@@ -90,7 +92,7 @@ def adding_kinds(
     seen = {view: _standardised(head, part, view) for view, part in shown.items()}
     shape = replace(
         head.config, dim=head.config.dim + latents, latents=latents, kinds=kinds,
-        kind_width=config.width,
+        kind_width=config.width, kind_share=config.share,
     )  # fmt: skip
     state = {name: tensor.clone() for name, tensor in head.state_dict().items()}
     with torch.no_grad():

@@ -56,6 +56,8 @@ class SearchHeadConfig:
     # How sure it is of each of these are the first dimensions; what is left of the length is look.
     kinds: tuple[str, ...] = ()
     kind_width: int = Field(default=192, gt=0)  # of the layer between
+    # Of the squared length where a kind is sure: what is left tells objects of one kind apart.
+    kind_share: float = Field(default=1.0, gt=0, le=1)
 
     @model_validator(mode="after")
     def _kinds_fit(self) -> SearchHeadConfig:
@@ -148,7 +150,7 @@ class SearchHead(nn.Module):
         look = F.normalize(self.output(self.dropout(x)) if self.config.hidden else x, dim=-1)
         if self.kinds is None:
             return look
-        sure = self.kinds(self.told(x, seen)).softmax(dim=-1)
+        sure = self.kinds(self.told(x, seen)).softmax(dim=-1) * self.config.kind_share**0.5
         rest = (1 - sure.square().sum(dim=-1, keepdim=True)).clamp_min(0).sqrt()
         return torch.cat([sure, rest * look], dim=-1)
 

@@ -157,3 +157,19 @@ def test_what_cannot_be_told_kinds_is_refused(plain: SearchHead, knowing: Search
         SearchHeadConfig(views=("image",), dim=DIM, kinds=tuple(map(str, range(256))))
     with pytest.raises(ValidationError, match="2 kinds want a hidden layer"):
         SearchHeadConfig(views=("image",), dim=DIM, hidden=0, kinds=("a", "b"))
+
+
+def test_a_share_for_kinds_leaves_the_surest_a_look(plain: SearchHead) -> None:
+    data, labels = sky(0)
+    whole, part = (
+        adding_kinds(plain, data, labels, NAMES, replace(TOLD, share=share))[0]
+        for share in (1.0, 0.64)
+    )
+    every, some = (vectors_of(head, data, "image") for head in (whole, part))
+
+    assert part.config.kind_share == 0.64
+    np.testing.assert_allclose(some[:, :3], 0.8 * every[:, :3], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(some, axis=1), 1, atol=1e-5)
+    assert (np.linalg.norm(some[:, 3:], axis=1) > 0.599).all()
+    looks = [each[:, 3:] / np.linalg.norm(each[:, 3:], axis=1)[:, None] for each in (every, some)]
+    np.testing.assert_allclose(looks[0], looks[1], atol=1e-3)

@@ -32,7 +32,7 @@ NUM_LENS_SETS = 10
 LENS_SHARE = 0.001
 VIEWS = ("image", "spectrum")
 BANDS, WISE = "griz", ("w1", "w2", "w3", "w4")
-PRECISION: encoders.Precision = "bfloat16"  # turns nano's vectors by 0.4 degrees at most
+PRECISION = encoders.quick_precision()  # bfloat16 turns nano's vectors by 0.4 degrees at most
 SHARD = 500  # objects that a killed run may have to draw again
 
 Show = Callable[[str, float], None]

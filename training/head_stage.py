@@ -223,7 +223,7 @@ def _nothing() -> None:
 def _load_encoder(folder: Path) -> None:
     torch.set_num_threads(1)
     # Rounding is far below the disturbances that the head learns to ignore.
-    _encoders[:] = [encoder.load(folder, precision="bfloat16")]
+    _encoders[:] = [encoder.load(folder, precision=encoder.quick_precision())]
 
 
 def _look(task: tuple[str, Path]) -> list[Sighting]:

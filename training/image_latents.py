@@ -1,4 +1,4 @@
-"""What the image tokenizer sees before it rounds to codes, in a hundred numbers or so.
+"""What the image tokenizer sees before it rounds to codes, in some hundred numbers.
 
 A code keeps one of a few thousand shapes of a patch; the feature map that it is rounded from tells
 arms, tails and arcs apart that get the same code. An encoder may carry that map at the end of its
@@ -76,7 +76,7 @@ def principal_latents(features: Float[Tensor, "image feature"], num: int) -> Lat
 
     Every feature counts alike. All that there is to tell has the variance 1 in sum, so latents are
     small beside the outputs of a transformer. One map serves all squares: for each its own would
-    take 100 times the room of this one and tell kinds no better.
+    take twenty times the room of this one and tell kinds no better.
 
     Raises:
         ValueError: latents are not as many for each square, or more than features, or there are no

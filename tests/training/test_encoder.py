@@ -270,3 +270,15 @@ def test_unknown_encoder_is_not_found(tmp_path: Path) -> None:
         encoder.load("micro")
     with pytest.raises(EncoderNotFound):
         encoder.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [({"avx2": True, "avx512_bf16": False}, "float32"), ({"amx_bf16": True}, "bfloat16")],
+)
+def test_what_is_quick_depends_on_the_products_of_a_processor(
+    found: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+
+    assert encoder.quick_precision() == expected

@@ -21,6 +21,7 @@ from numpy import ndarray
 
 from training import encoder as encoders
 from training.encoder import Encoder
+from training.precision import quick_precision
 from training.sky.objects import KINDS
 from training.surveys import reader
 from training.surveys.simulated import LABEL_KINDS, SkyConfig, draw, kinds
@@ -32,7 +33,7 @@ NUM_LENS_SETS = 10
 LENS_SHARE = 0.001
 VIEWS = ("image", "spectrum")
 BANDS, WISE = "griz", ("w1", "w2", "w3", "w4")
-PRECISION = encoders.quick_precision()  # bfloat16 turns nano's vectors by 0.4 degrees at most
+PRECISION = quick_precision()  # bfloat16 turns nano's vectors by 0.4 degrees at most
 SHARD = 500  # objects that a killed run may have to draw again
 
 Show = Callable[[str, float], None]

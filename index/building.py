@@ -33,8 +33,8 @@ from index.unproved import withdraw
 from index.updating import Update
 from index.versions import find_base, publish
 from training import encoder as encoders
-from training.encoder import Precision
 from training.observations import Skipped
+from training.precision import Precision
 from training.surveys import reader
 
 

@@ -31,8 +31,9 @@ from index.store import Store
 from index.vectors import Vectors, add_vectors, embed_each
 from training import encoder as encoders
 from training import surveys
-from training.encoder import Encoder, Precision
+from training.encoder import Encoder
 from training.observations import Observation, Skipped
+from training.precision import Precision
 
 BATCH = 32  # observations that a worker holds at a time
 FILES_PER_TASK = 64

@@ -26,8 +26,9 @@ from index.inputs import content_of, file_state
 from index.store import Store
 from index.vectors import Vectors, embed_each
 from training import encoder as encoders
-from training.encoder import Encoder, Precision
+from training.encoder import Encoder
 from training.observations import Observation
+from training.precision import Precision
 
 # An object's vector then turns by 8 degrees at most. nano keeps 0.99998 with its transformer in
 # bfloat16 and 0.994 with its tokenizers too (16 objects a view); untrained tokenizers 0.90.

@@ -15,7 +15,8 @@ from index.manifest import EncoderReference, SkyHead, read_head, read_manifest, 
 from index.versions import current_number, numbers
 from training import encoder as encoders
 from training import hub
-from training.encoder import Encoder, EncoderNotFound, Precision
+from training.encoder import Encoder, EncoderNotFound
+from training.precision import Precision
 
 
 def head_of(sky: Path) -> SkyHead | None:

@@ -41,8 +41,9 @@ from index.store import Store
 from index.vectors import add_vectors
 from index.versions import Base, numbers
 from index.writing import VersionWriter, labelled
-from training.encoder import Encoder, Precision
+from training.encoder import Encoder
 from training.observations import Skipped
+from training.precision import Precision
 from training.surveys import companions
 
 

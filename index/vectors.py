@@ -12,8 +12,9 @@ from numpy import ndarray
 
 from index.store import Store
 from training import encoder as encoders
-from training.encoder import Encoder, Precision
+from training.encoder import Encoder
 from training.observations import Observation
+from training.precision import Precision
 
 
 @dataclass(frozen=True, slots=True)

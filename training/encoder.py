@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,8 +25,10 @@ from torch import Tensor, nn
 from training import artifact, hub
 from training.artifact import Artifact
 from training.fibre_light import NUM_LIGHT, light_of
+from training.halves import Item, Made, in_halves
 from training.modalities import STREAM, VIEWS
 from training.observations import Observation
+from training.precision import Precision, check_precision, device_of, in_bfloat16
 from training.search_head import SEARCH_DIM, SearchHead
 from training.tokenizers.fast_image import speed_up
 from training.tokenizers.image import ImageTokenizer
@@ -38,8 +40,7 @@ MAX_BATCH = 8  # objects through the networks at once; more is slower on a CPU (
 GPU_BATCH = 256
 
 __all__ = [
-    "VIEWS", "Embedded", "Encoder", "EncoderNotFound", "NothingToRead", "in_halves", "load",
-    "quick_precision",
+    "VIEWS", "Embedded", "Encoder", "EncoderNotFound", "NothingToRead", "load",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,7 @@ FOREIGN = (
     "view %s of survey %r was not there when the search head was trained: its vectors are "
     "standardised by the statistics of the surveys that were"
 )
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 Network = TypeVar("Network", bound=nn.Module)
-Precision = Literal["float32", "bfloat16", "bfloat16-all"]
 
 
 class EncoderNotFound(ValueError):
@@ -85,8 +83,8 @@ def load(
         ValueError: the folder does not hold a whole encoder; names file and key. Or an unknown
             precision or device.
     """
-    _check_precision(precision)
-    _device(device)
+    check_precision(precision)
+    device_of(device)
     own = Path(name_or_path)
     for folder in (own,) if isinstance(name_or_path, Path) else (SHIPPED / name_or_path, own):
         if (folder / artifact.CONFIG).is_file():
@@ -129,8 +127,8 @@ class Encoder:
     def __init__(
         self, parts: Artifact, *, precision: Precision = "float32", device: str = "cpu"
     ) -> None:
-        _check_precision(precision)
-        self._device = _device(device)
+        check_precision(precision)
+        self._device = device_of(device)
         self.hash = parts.encoder_hash
         self.head_hash = parts.head_hash
         self.dim, self.carries_light = parts.vector_dim, parts.carries_light
@@ -144,12 +142,12 @@ class Encoder:
         self.head = parts.head
         self._keys = tuple(parts.transformer.config.domains_in)
         if precision != "float32":
-            _in_bfloat16(self.transformer.encoder)
+            in_bfloat16(self.transformer.encoder)
         for codec in self.codecs.values():
             if isinstance(codec, ImageTokenizer):
                 codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
                 if precision == "bfloat16-all":
-                    _in_bfloat16(codec.encoder)
+                    in_bfloat16(codec.encoder)
                 elif precision == "bfloat16" and self._device.type == "cpu":
                     speed_up(codec)
 
@@ -344,58 +342,6 @@ class Encoder:
         return made
 
 
-def in_halves(
-    run: Callable[[Sequence[Item]], Made], items: Sequence[Item]
-) -> tuple[list[Made], int]:
-    """Run on all items, or where they do not fit into memory on halves, and halves of these.
-
-    Returns:
-        What the runs gave, in order, and the largest number of items that fitted.
-    """
-    try:
-        return [run(items)], len(items)
-    except RuntimeError as error:
-        if len(items) < 2 or not _out_of_memory(error):
-            raise
-    half = (len(items) + 1) // 2  # outside the handler, which keeps the memory of what failed
-    log.warning("%d objects do not fit into memory at once: taking %d at a time", len(items), half)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    first, fits = in_halves(run, items[:half])
-    second, also = in_halves(run, items[half:])
-    return first + second, min(fits, half) if also >= len(items) - half else min(fits, also)
-
-
-def quick_precision() -> Precision:
-    """What this processor embeds in soonest: "float32" where it has no products of bfloat16.
-
-    They are then made in software, which takes ten times as long (AMD EPYC of the first kind).
-    """
-    found = torch.cpu.get_capabilities()
-    native = any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return "bfloat16" if native else "float32"
-
-
-def _check_precision(precision: str) -> None:
-    if precision not in get_args(Precision):
-        raise ValueError(
-            f"expected a precision of {' or '.join(get_args(Precision))}, got {precision!r}"
-        )
-
-
-def _device(name: str) -> torch.device:
-    """A device of that name; ValueError where there is none that networks run on."""
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-        if torch.amp.is_autocast_available(device.type):
-            return device
-        why = "networks do not run on it"
-    except (AssertionError, RuntimeError, TypeError) as error:  # as torch says it, by device
-        why = str(error).partition("\n")[0]
-    raise ValueError(f"expected a device such as cpu, cuda or cuda:1, got {name!r} ({why})")
-
-
 def _own(networks: Network) -> Network:
     """A copy of the modules, to be changed at will, on the same memory."""
     memo: dict[int, object] = {
@@ -403,15 +349,3 @@ def _own(networks: Network) -> Network:
         for each in networks.parameters()
     }
     return copy.deepcopy(networks, memo | {id(each): each.detach() for each in networks.buffers()})
-
-
-def _in_bfloat16(networks: nn.Module) -> None:
-    """Keep weights of products as autocast would cast them at each use; norms stay float32."""
-    for module in networks.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            module.to(torch.bfloat16)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    # a CPU raises no error of its own kind
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -26,7 +26,7 @@ from numpy import ndarray
 from training import artifact, cohort, encoder, head_fitting
 from training.augmentation import AugmentationConfig, disturb
 from training.cohort import Sighting
-from training.fibre_light import NUM_LIGHT, light_of
+from training.fibre_light import light_of
 from training.head_fitting import HeadFitConfig, NothingToLearn
 from training.kind_head import adding_kinds
 from training.labels import Labels, object_numbers
@@ -34,6 +34,7 @@ from training.light_head import adding_light
 from training.observations import Observation, merge
 from training.pairing import ViewVectors
 from training.pictures import as_picture
+from training.precision import quick_precision
 from training.recipe import Recipe
 from training.search_head import SearchHead, principal_components
 from training.stages import (
@@ -223,7 +224,7 @@ def _nothing() -> None:
 def _load_encoder(folder: Path) -> None:
     torch.set_num_threads(1)
     # Rounding is far below the disturbances that the head learns to ignore.
-    _encoders[:] = [encoder.load(folder, precision=encoder.quick_precision())]
+    _encoders[:] = [encoder.load(folder, precision=quick_precision())]
 
 
 def _look(task: tuple[str, Path]) -> list[Sighting]:
@@ -266,11 +267,12 @@ def _embed_objects(task: _Task) -> dict[str, ViewVectors]:
         embedded = _encoders[0].embed(copies)
         if _encoders[0].carries_light:
             # a fibre stays on its object, however a copy is turned, moved or blurred
-            end = _encoders[0].dim - _encoders[0].num_latents
+            assert _encoders[0].pooling is not None
+            where = _encoders[0].pooling.config.light_at
             for row, view, vector in zip(
                 embedded.rows, embedded.views, embedded.vectors, strict=True
             ):
-                vector[end - NUM_LIGHT : end] = light_of(undisturbed[row], view)
+                vector[where] = light_of(undisturbed[row], view)
         for row, view, vector in zip(
             embedded.rows.tolist(), embedded.views, embedded.vectors, strict=True
         ):

@@ -54,7 +54,12 @@ class PoolingConfig:
     @property
     def vector_dim(self) -> int:
         """Length of a vector."""
-        return self.dim + (NUM_LIGHT if self.light else 0) + self.latents
+        return self.light_at.stop + self.latents
+
+    @property
+    def light_at(self) -> slice:
+        """Where in a vector the light stands: behind the outputs, before the latents."""
+        return slice(self.dim, self.dim + (NUM_LIGHT if self.light else 0))
 
 
 class Pooling(nn.Module):

@@ -9,14 +9,16 @@ The transformer stays as it is; the encoder's hash changes, since its vectors do
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from training import artifact
-from training.image_latents import features_of, num_features, principal_latents
+from training.image_latents import features_of, principal_latents
 from training.pooling import Pooling, PoolingConfig
 from training.recipe import Recipe
 from training.stages import Figures, Progress, batches, prepare_data, report
@@ -48,21 +50,17 @@ def make_pooling(
         tokenizer = artifact.load_codecs(out, tuple(transformer.config.domains_in)).get("image")
         if not isinstance(tokenizer, ImageTokenizer):
             raise ValueError("latents are of images, and this encoder has no tokenizer of images")
-        pooling, share = _with_latents(recipe, files, tokenizer, config, progress)
-        figures |= {"images": NUM_IMAGES, "share_of_variance": share}
-    shutil.rmtree(out / "pooling", ignore_errors=True)
+        features = _summaries(recipe, files, tokenizer, progress)
+        pooling, share = _with_latents(features, config, settings.latents)
+        figures |= {"images": len(features), "share_of_variance": share}
     artifact.save_pooling(out, pooling, half=settings.half)
     return report(out, "pooling", figures)
 
 
-def _with_latents(
-    recipe: Recipe,
-    files: Sequence[Path],
-    tokenizer: ImageTokenizer,
-    config: PoolingConfig,
-    progress: Progress,
-) -> tuple[Pooling, float]:
-    """A pooling with latents, and the share of the variance that they hold."""
+def _summaries(
+    recipe: Recipe, files: Sequence[Path], tokenizer: ImageTokenizer, progress: Progress
+) -> Float[Tensor, "image feature"]:
+    """Of the first images of the data."""
     seen = (
         each.image
         for batch in batches(recipe.data.survey, files, lambda what, share: None)
@@ -76,17 +74,15 @@ def _with_latents(
         progress("summarising images", min(1.0, num / NUM_IMAGES))
     if not parts:
         raise ValueError(f"latents are of images, and {len(files):,} files have none")
-    features = torch.cat(parts)[:NUM_IMAGES]
-    latents = recipe.encoder.latents
-    found = principal_latents(features, latents)
-    pooling = Pooling(
-        PoolingConfig(
-            dim=config.dim,
-            light=config.light,
-            latents=latents,
-            latent_features=num_features(tokenizer),
-        )
-    )
+    return torch.cat(parts)[:NUM_IMAGES]
+
+
+def _with_latents(
+    features: Float[Tensor, "image feature"], config: PoolingConfig, num: int
+) -> tuple[Pooling, float]:
+    """A pooling with latents, and the share of the variance that they hold."""
+    found = principal_latents(features, num)
+    pooling = Pooling(replace(config, latents=num, latent_features=features.shape[1]))
     with torch.no_grad():
         pooling.latent_mean.copy_(found.mean)
         pooling.latent_std.copy_(found.std)

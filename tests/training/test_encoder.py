@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tests.training.small_encoder import DIM, observe, save_encoder
 from training import artifact, encoder
-from training.encoder import Embedded, Encoder, EncoderNotFound, Precision
+from training.encoder import Embedded, Encoder, EncoderNotFound
 from training.observations import Observation, Spectrum, merge
+from training.precision import Precision, quick_precision
 
 FLUXES = {"tok_flux_g": 3.0, "tok_flux_r": 5.0, "tok_shape_r": 1.5}
 MIXED = [
@@ -281,4 +282,4 @@ def test_what_is_quick_depends_on_the_products_of_a_processor(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
 
-    assert encoder.quick_precision() == expected
+    assert quick_precision() == expected

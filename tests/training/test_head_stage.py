@@ -16,11 +16,9 @@ from tests.training.small_encoder import DIM, make_parts, save_encoder
 from training import artifact, encoder, head_stage
 from training.cohort import Sighting
 from training.fibre_light import NUM_LIGHT
-from training.image_latents import num_features
 from training.kind_head import KindFitConfig
 from training.pooling import Pooling, PoolingConfig
 from training.recipe import DataRecipe, LabelsRecipe, Recipe, read_recipe
-from training.tokenizers.image import ImageTokenizer
 
 NUM = 6
 SHIPPED = encoder.SHIPPED / "nano" / "nano.toml"
@@ -136,10 +134,7 @@ def test_a_head_that_is_there_already_is_given_light(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     first, _ = made
-    transformer, codecs, _ = make_parts()
-    pooling = Pooling(PoolingConfig(dim=DIM, light=True))
-    out = tmp_path / "lit"
-    artifact.save(out, transformer=transformer, codecs=codecs, pooling=pooling)
+    out = save_pooled(tmp_path / "lit", PoolingConfig(dim=DIM, light=True))
     _in_this_process(monkeypatch)
     recipe = _recipe(survey_files, copies=20)
     training = replace(recipe.search_head.training, light_share={"image": 0.2})
@@ -199,9 +194,7 @@ def test_a_head_that_is_kept_is_told_kinds(
 ) -> None:  # fmt: skip
     first, _ = made
     out = save_encoder(tmp_path / "told")
-    labels = tmp_path / "labels.csv"
-    lines = [f"{first_id},{row % 2},{1 - row % 2}" for row, first_id in enumerate(ids_in(first))]
-    labels.write_text("\n".join(["object_id,spiral,merger", *lines]) + "\n")
+    labels = label_by_turns(ids_in(first), tmp_path / "labels.csv")
     _in_this_process(monkeypatch)
     recipe = _recipe(survey_files, copies=20)
     settings = replace(
@@ -226,15 +219,8 @@ def test_pictures_of_images_teach_kinds_beside_latents(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     first, _ = made
-    transformer, codecs, _ = make_parts()
-    tokenizer = codecs["image"]
-    assert isinstance(tokenizer, ImageTokenizer)
-    pooling = Pooling(
-        PoolingConfig(dim=DIM, light=True, latents=8, latent_features=num_features(tokenizer))
-    )
-    torch.nn.init.normal_(pooling.latent_axes)
-    out = tmp_path / "more"
-    artifact.save(out, transformer=transformer, codecs=codecs, pooling=pooling)
+    with_latents = PoolingConfig(dim=DIM, light=True, latents=8, latent_features=128)
+    out = save_pooled(tmp_path / "more", with_latents)
     _in_this_process(monkeypatch)
     recipe = _recipe(survey_files, copies=20)
     training = replace(recipe.search_head.training, light_share={"image": 0.2})
@@ -242,9 +228,7 @@ def test_pictures_of_images_teach_kinds_beside_latents(
         recipe.search_head, training=training, begin=str(first), picture_copies=3,
         kinds=KindFitConfig(steps=20, batch_size=8),
     )  # fmt: skip
-    labels = tmp_path / "labels.csv"
-    lines = [f"{first_id},{row % 2},{1 - row % 2}" for row, first_id in enumerate(ids_in(first))]
-    labels.write_text("\n".join(["object_id,spiral,merger", *lines]) + "\n")
+    labels = label_by_turns(ids_in(first), tmp_path / "labels.csv")
     recipe = replace(
         recipe,
         data=replace(recipe.data, labels=LabelsRecipe(file=labels)),
@@ -274,6 +258,23 @@ def test_pictures_of_images_teach_kinds_beside_latents(
         assert (mine == mine[0]).all()
     assert head is not None
     assert (head.config.latents, head.config.dim) == (8, DIM + NUM_LIGHT + 8)
+
+
+def save_pooled(folder: Path, config: PoolingConfig) -> Path:
+    """The small encoder without a head, its vectors with what the config says."""
+    transformer, codecs, _ = make_parts()
+    pooling = Pooling(config)
+    for parameter in pooling.parameters():
+        torch.nn.init.normal_(parameter)
+    artifact.save(folder, transformer=transformer, codecs=codecs, pooling=pooling)
+    return folder
+
+
+def label_by_turns(ids: list[str], file: Path) -> Path:
+    """A table that calls every other object a spiral, and the rest mergers."""
+    lines = [f"{each},{row % 2},{1 - row % 2}" for row, each in enumerate(ids)]
+    file.write_text("\n".join(["object_id,spiral,merger", *lines]) + "\n")
+    return file
 
 
 def ids_in(folder: Path) -> list[str]:

@@ -66,6 +66,7 @@ def test_latents_are_taken_from_images_of_the_data_and_the_transformer_stays(
     assert after.pooling is not None
     torch.testing.assert_close(after.pooling.latent_mean, expected.mean)
     torch.testing.assert_close(after.pooling.latent_axes.data, expected.axes, atol=1e-3, rtol=0)
+    assert figures["images"] == len(images) <= NUM
     assert 0.3 < figures["share_of_variance"] <= 1
     assert json.loads((out / "pooling.json").read_text())["latents"] == LATENTS
     seen = [observe(1)]

@@ -14,7 +14,8 @@ import torch
 from tests.training.small_encoder import make_parts, observe
 from training import artifact
 from training.artifact import Artifact, Codec
-from training.encoder import Encoder, NothingToRead, in_halves
+from training.encoder import Encoder, NothingToRead
+from training.halves import in_halves
 from training.modalities import STREAM
 from training.observations import Ellipses, Field, Observation, XpCoefficients, merge
 from training.pooling import Pooling, PoolingConfig, centring

@@ -24,7 +24,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from training import artifact, cohort, encoder, head_fitting
-from training.augmentation import AugmentationConfig, disturb
+from training.augmentation import AugmentationConfig, disturb, turn
 from training.cohort import Sighting
 from training.fibre_light import light_of
 from training.head_fitting import HeadFitConfig, NothingToLearn
@@ -73,6 +73,7 @@ def train_search_head(
         encoder=frozen.hash,
         augmentation=artifact.dump_config(settings.augmentation),
         copies=settings.copies,
+        plain_copies=settings.plain_copies,
         picture_copies=settings.picture_copies,
         max_objects=settings.max_objects,
         seed=settings.seed,
@@ -163,6 +164,7 @@ class _Task:
     objects: tuple[tuple[int, tuple[Place, ...]], ...]
     augmentation: AugmentationConfig
     copies: int
+    plain_copies: int
     picture_copies: int
     seed: int
 
@@ -188,6 +190,7 @@ def _embed(
             tuple(enumerate(places[start : start + OBJECTS_A_TASK], start=start)),
             settings.augmentation,
             settings.copies,
+            settings.plain_copies,
             settings.picture_copies,
             settings.seed,
         )
@@ -246,8 +249,11 @@ def _embed_objects(task: _Task) -> dict[str, ViewVectors]:
         )
         copies, surveys = [], []
         undisturbed: list[Observation] = []
-        for _ in range(task.copies):
-            seen = [disturb(part, rng, task.augmentation) for part in parts]
+        sets = [
+            *([disturb(part, rng, task.augmentation) for part in parts] for _ in range(task.copies)),
+            *([turn(part, rng) for part in parts] for _ in range(task.plain_copies)),
+        ]
+        for seen in sets:
             for (name, one), (_, plain) in zip(
                 _observations(seen), _observations(parts), strict=True
             ):

@@ -192,6 +192,7 @@ class SearchHeadRecipe:
     begin: str | None = None
     kinds: KindFitConfig | None = None  # None: it is not told to know any
     copies: int = Field(default=3, gt=0)  # of each object, by each survey that saw it
+    plain_copies: int = Field(default=0, ge=0)  # more of it, turned by right angles and no more
     picture_copies: int = Field(default=0, ge=0)  # more of each image, as colour pictures of it
     max_objects: int = Field(default=10_000, gt=1)
     seed: int = Field(default=0, ge=0)

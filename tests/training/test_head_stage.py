@@ -17,8 +17,11 @@ from training import artifact, encoder, head_stage
 from training.cohort import Sighting
 from training.fibre_light import NUM_LIGHT
 from training.kind_head import KindFitConfig
+from training.observations import Observation
 from training.pooling import Pooling, PoolingConfig
+from training.precision import quick_precision
 from training.recipe import DataRecipe, LabelsRecipe, Recipe, read_recipe
+from training.surveys import reader
 
 NUM = 6
 SHIPPED = encoder.SHIPPED / "nano" / "nano.toml"
@@ -258,6 +261,56 @@ def test_pictures_of_images_teach_kinds_beside_latents(
         assert (mine == mine[0]).all()
     assert head is not None
     assert (head.config.latents, head.config.dim) == (8, DIM + NUM_LIGHT + 8)
+
+
+def test_plain_copies_are_as_surveys_gave_them_but_for_right_angles(
+    survey_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = save_encoder(tmp_path / "plain")
+    _in_this_process(monkeypatch)
+    recipe = _recipe(survey_files, copies=1)
+    head_stage.train_search_head(
+        replace(recipe, search_head=replace(recipe.search_head, plain_copies=3)), out, _silent
+    )
+    frozen = encoder.load(out, precision=quick_precision())
+    seen = {
+        view: [
+            frozen.embed([turned]).vectors[0]
+            for batch in reader("multimodal_universe").read(file)
+            for one in batch.observations
+            for turned in _all_turns(one)
+        ]
+        for view, file in zip(("image", "spectrum"), survey_files, strict=True)
+    }
+
+    with np.load(out / head_stage.VECTORS) as stored:
+        for view, known in seen.items():
+            vectors, objects = stored[f"vectors/{view}"], stored[f"objects/{view}"]
+            assert np.bincount(objects).tolist() == [4] * 5
+            as_given = [any(np.allclose(one, each, atol=1e-5) for each in known) for one in vectors]
+            assert as_given == [False, True, True, True] * 5
+
+
+def _all_turns(seen: Observation) -> list[Observation]:
+    """An object in the eight ways that right angles and a mirror make of it."""
+    if seen.image is None:
+        return [seen]
+    image = seen.image
+
+    def turned(plane: np.ndarray, quarters: int, step: int) -> np.ndarray:
+        return np.ascontiguousarray(np.rot90(plane, quarters, axes=(1, 2))[:, :, ::step])
+
+    return [
+        replace(
+            seen,
+            image=replace(
+                image, flux=turned(image.flux, quarters, step),
+                ivar=turned(image.ivar, quarters, step), mask=turned(image.mask, quarters, step),
+            ),
+        )  # fmt: skip
+        for quarters in range(4)
+        for step in (1, -1)
+    ]
 
 
 def save_pooled(folder: Path, config: PoolingConfig) -> Path:

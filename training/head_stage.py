@@ -250,7 +250,10 @@ def _embed_objects(task: _Task) -> dict[str, ViewVectors]:
         copies, surveys = [], []
         undisturbed: list[Observation] = []
         sets = [
-            *([disturb(part, rng, task.augmentation) for part in parts] for _ in range(task.copies)),
+            *(
+                [disturb(part, rng, task.augmentation) for part in parts]
+                for _ in range(task.copies)
+            ),
             *([turn(part, rng) for part in parts] for _ in range(task.plain_copies)),
         ]
         for seen in sets:

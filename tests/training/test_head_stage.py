@@ -304,8 +304,10 @@ def _all_turns(seen: Observation) -> list[Observation]:
         replace(
             seen,
             image=replace(
-                image, flux=turned(image.flux, quarters, step),
-                ivar=turned(image.ivar, quarters, step), mask=turned(image.mask, quarters, step),
+                image,
+                flux=turned(image.flux, quarters, step),
+                ivar=turned(image.ivar, quarters, step),
+                mask=turned(image.mask, quarters, step),
             ),
         )  # fmt: skip
         for quarters in range(4)

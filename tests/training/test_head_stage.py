@@ -309,7 +309,7 @@ def _all_turns(seen: Observation) -> list[Observation]:
                 ivar=turned(image.ivar, quarters, step),
                 mask=turned(image.mask, quarters, step),
             ),
-        )  # fmt: skip
+        )
         for quarters in range(4)
         for step in (1, -1)
     ]

@@ -16,9 +16,10 @@ from training.observations import Observation
 from training.surveys.cutout import cut_out
 from training.surveys.stretch import LOOKS, drawn, grey_level_nmgy, undo
 
-# Drawn as if brighter or fainter by so much, for pictures are of near galaxies and of far ones.
-MAX_BRIGHTNESS_MAG = 1.0
-ZOOM = (0.75, 1.8)  # pictures are often cut to the size of the galaxy; small ones are padded
+# Drawn as if brighter or fainter by so much, for pictures are of near galaxies and of far ones:
+# lens candidates of deep surveys are three magnitudes fainter than what a simulated sky is made of.
+BRIGHTNESS_MAG = (-1.0, 3.0)
+ZOOM = (0.5, 1.8)  # pictures are often cut to the size of the galaxy; small ones are padded
 JPEG_QUALITY = (70, 98)
 
 
@@ -35,7 +36,7 @@ def as_picture(observation: Observation, rng: np.random.Generator) -> Observatio
         return None
     look = looks[int(rng.integers(len(looks)))]
     planes = image.flux[[image.bands.index(band) for band in look.bands]]
-    gain = 10 ** (-0.4 * rng.uniform(-1, 1) * MAX_BRIGHTNESS_MAG)
+    gain = 10 ** (-0.4 * rng.uniform(*BRIGHTNESS_MAG))
     encoded = io.BytesIO()
     rgb = Picture.fromarray(drawn(look, planes * np.float32(gain)))
     rgb.save(encoded, format="JPEG", quality=int(rng.integers(*JPEG_QUALITY)))

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 from numpy import ndarray
+from threadpoolctl import threadpool_limits
 
 from training import artifact, cohort, encoder, head_fitting
 from training.augmentation import AugmentationConfig, disturb, turn
@@ -226,6 +227,7 @@ def _nothing() -> None:
 
 def _load_encoder(folder: Path) -> None:
     torch.set_num_threads(1)
+    threadpool_limits(1)  # numpy multiplies matrices in threads of its own
     # Rounding is far below the disturbances that the head learns to ignore.
     _encoders[:] = [encoder.load(folder, precision=quick_precision())]
 
@@ -240,57 +242,41 @@ def _look(task: tuple[str, Path]) -> list[Sighting]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """One observation to embed."""
+
+    number: int  # of the object
+    seen: Observation
+    undisturbed: Observation
+    survey: str
+
+
 def _embed_objects(task: _Task) -> dict[str, ViewVectors]:
+    copies = [
+        copy
+        for number, places in task.objects
+        for copy in _copies(number, places, task)
+        if _encoders[0].views(copy.seen)
+    ]
+    if not copies:
+        return {}
+    embedded = _encoders[0].embed([copy.seen for copy in copies])
+    rows = embedded.rows.tolist()
+    if _encoders[0].carries_light:
+        # a fibre stays on its object, however a copy is turned, moved or blurred
+        assert _encoders[0].pooling is not None
+        where = _encoders[0].pooling.config.light_at
+        for row, view, vector in zip(rows, embedded.views, embedded.vectors, strict=True):
+            vector[where] = light_of(copies[row].undisturbed, view)
     found: Found = {}
-    for number, places in task.objects:
-        rng = np.random.default_rng([task.seed, number])
-        parts = sorted(
-            (reader(task.survey).read_one(file, part) for file, part in places), key=_rank
-        )
-        copies, surveys = [], []
-        undisturbed: list[Observation] = []
-        sets = [
-            *(
-                [disturb(part, rng, task.augmentation) for part in parts]
-                for _ in range(task.copies)
-            ),
-            *([turn(part, rng) for part in parts] for _ in range(task.plain_copies)),
-        ]
-        for seen in sets:
-            for (name, one), (_, plain) in zip(
-                _observations(seen), _observations(parts), strict=True
-            ):
-                if _encoders[0].views(one):
-                    copies.append(one)
-                    undisturbed.append(plain)
-                    surveys.append(name)
-        for part in [part for part in parts if part.image is not None]:
-            for _ in range(task.picture_copies):
-                picture = as_picture(disturb(part, rng, task.augmentation), rng)
-                if picture is not None and _encoders[0].views(picture):
-                    copies.append(picture)
-                    undisturbed.append(picture)
-                    surveys.append(picture.survey)
-        if not copies:
-            continue
-        embedded = _encoders[0].embed(copies)
-        if _encoders[0].carries_light:
-            # a fibre stays on its object, however a copy is turned, moved or blurred
-            assert _encoders[0].pooling is not None
-            where = _encoders[0].pooling.config.light_at
-            for row, view, vector in zip(
-                embedded.rows, embedded.views, embedded.vectors, strict=True
-            ):
-                vector[where] = light_of(undisturbed[row], view)
-        for row, view, vector in zip(
-            embedded.rows.tolist(), embedded.views, embedded.vectors, strict=True
-        ):
-            if "+" in surveys[row] and view != "joint":
-                continue  # the parts of a merged observation have their vectors already
-            objects, vectors, named = found.setdefault(view, ([], [], []))
-            objects.append(number)
-            vectors.append(vector)
-            named.append(surveys[row])
+    for row, view, vector in zip(rows, embedded.views, embedded.vectors, strict=True):
+        if "+" in copies[row].survey and view != "joint":
+            continue  # the parts of a merged observation have their vectors already
+        objects, vectors, named = found.setdefault(view, ([], [], []))
+        objects.append(copies[row].number)
+        vectors.append(vector)
+        named.append(copies[row].survey)
     return {
         view: ViewVectors(
             objects=np.array(objects, dtype=np.int64),
@@ -299,6 +285,25 @@ def _embed_objects(task: _Task) -> dict[str, ViewVectors]:
         )
         for view, (objects, vectors, named) in found.items()
     }
+
+
+def _copies(number: int, places: Sequence[Place], task: _Task) -> Iterator[_Copy]:
+    """An object as it is to be embedded: disturbed, plain, and as pictures."""
+    rng = np.random.default_rng([task.seed, number])
+    parts = sorted((reader(task.survey).read_one(file, part) for file, part in places), key=_rank)
+    plain = list(_observations(parts))
+    for copy in range(task.copies + task.plain_copies):
+        made = [
+            disturb(part, rng, task.augmentation) if copy < task.copies else turn(part, rng)
+            for part in parts
+        ]
+        for (name, one), (_, undisturbed) in zip(_observations(made), plain, strict=True):
+            yield _Copy(number, one, undisturbed, name)
+    for part in [part for part in parts if part.image is not None]:
+        for _ in range(task.picture_copies):
+            picture = as_picture(disturb(part, rng, task.augmentation), rng)
+            if picture is not None:
+                yield _Copy(number, picture, picture, picture.survey)
 
 
 def _rank(seen: Observation) -> tuple[bool, str, str, str]:

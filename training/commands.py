@@ -85,6 +85,22 @@ def pooling_command(config: ConfigFile, out: OutFolder, workers: Workers = None)
     typer.echo(f"{out / 'pooling'}: {light}{figures['latents']} latents")
 
 
+@commands.command("decoder")
+def decoder_command(config: ConfigFile, out: OutFolder, workers: Workers = None) -> None:
+    """Train the decoder of the encoder in the same folder on whole streams; vectors stay.
+
+    Example: skykin train decoder redshift.toml --out my_nano
+    """
+    from training.decoder_stage import train_decoder
+
+    figures = _run(train_decoder, config, out, workers)
+    nats = "; ".join(
+        f"from {shown} " + ", ".join(f"{key} {loss:.2f}" for key, loss in asked.items())
+        for shown, asked in figures["held_out"].items()
+    )
+    typer.echo(f"{out}: decoder after {figures['steps']:,} steps, nats held out: {nats}")
+
+
 @commands.command("search-head")
 def search_head_command(config: ConfigFile, out: OutFolder, workers: Workers = None) -> None:
     """Train the search head of the encoder in the same folder.

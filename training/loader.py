@@ -215,7 +215,7 @@ class Loader:
             yield self._batch(number, places[start : start + size], origin[start : start + size])
 
     def _batch(self, number: int, places: range, origin: Int64[ndarray, "row 3"]) -> Batch:
-        ids, available = self._read(origin)
+        ids, available = read_rows(self.sets, self.layout, origin)
         objects = labels = None
         if self.config.kinship and number:
             objects, labels = self._known(origin)
@@ -259,30 +259,6 @@ class Loader:
             origin=origin,
         )
 
-    def _read(
-        self, origin: Int64[ndarray, "row 3"]
-    ) -> tuple[Int[Tensor, "row position"], Bool[Tensor, "row position"]]:
-        """Layout ids of rows, and which of them are there."""
-        ids = np.zeros((len(origin), self.layout.total), dtype=np.int64)
-        available = np.zeros(ids.shape, dtype=bool)
-        for number, index in np.unique(origin[:, :2], axis=0).tolist():
-            mine = np.flatnonzero((origin[:, 0] == number) & (origin[:, 1] == index))
-            shard, rows = self.sets[number].shards[index], origin[mine, 2]
-            for key in self.layout.keys:
-                if key not in shard.tokens:
-                    continue
-                codes = shard.tokens[key][rows]
-                if codes.max(initial=0) >= shard.schema[key][0]:
-                    raise ValueError(
-                        f"{shard.folder}: {key} has the code {codes.max()}, its vocabulary "
-                        f"{shard.schema[key][0]} codes: the shard is damaged"
-                    )
-                where = self.layout.slice(key)
-                ids[mine, where] = codes.astype(np.int64) + self.layout.id_start[key]
-                there = np.arange(codes.shape[1]) < shard.lengths[key][rows][:, None]
-                available[mine, where] = there
-        return torch.from_numpy(ids), torch.from_numpy(available)
-
     def _known(
         self, origin: Int64[ndarray, "row 3"]
     ) -> tuple[Int64[Tensor, " row"], Bool[Tensor, "row label"]]:
@@ -312,6 +288,40 @@ class Loader:
             previous = torch.where(mine, before, previous)
             targets = torch.where(mine, targets - first + where.start, targets)
         return targets, previous
+
+
+def read_rows(
+    sets: Sequence[TokenSet], layout: Layout, origin: Int64[ndarray, "row 3"]
+) -> tuple[Int64[Tensor, "row position"], Bool[Tensor, "row position"]]:
+    """Layout ids of rows, and which of them are there.
+
+    Args:
+        sets: Token sets that fit the layout.
+        layout: Of the model.
+        origin: Data set, its shard and the row of it.
+
+    Raises:
+        ValueError: a code is beyond the vocabulary; names the shard.
+    """
+    ids = np.zeros((len(origin), layout.total), dtype=np.int64)
+    available = np.zeros(ids.shape, dtype=bool)
+    for number, index in np.unique(origin[:, :2], axis=0).tolist():
+        mine = np.flatnonzero((origin[:, 0] == number) & (origin[:, 1] == index))
+        shard, rows = sets[number].shards[index], origin[mine, 2]
+        for key in layout.keys:
+            if key not in shard.tokens:
+                continue
+            codes = shard.tokens[key][rows]
+            if codes.max(initial=0) >= shard.schema[key][0]:
+                raise ValueError(
+                    f"{shard.folder}: {key} has the code {codes.max()}, its vocabulary "
+                    f"{shard.schema[key][0]} codes: the shard is damaged"
+                )
+            where = layout.slice(key)
+            ids[mine, where] = codes.astype(np.int64) + layout.id_start[key]
+            there = np.arange(codes.shape[1]) < shard.lengths[key][rows][:, None]
+            available[mine, where] = there
+    return torch.from_numpy(ids), torch.from_numpy(available)
 
 
 def _advanced(

@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from training.artifact import fits, read_config
 from training.augmentation import AugmentationConfig
+from training.decoder_fitting import DecoderFitConfig
 from training.head_fitting import HeadFitConfig
 from training.kind_head import KindFitConfig
 from training.modalities import STREAM, Kind
@@ -206,6 +207,7 @@ class Recipe:
     scalars: ScalarsRecipe
     encoder: EncoderRecipe
     search_head: SearchHeadRecipe
+    decoder: DecoderFitConfig | None = None  # None: it is trained with the encoder alone
     # Each is needed where the model has streams of its kind.
     image_tokenizer: ImageRecipe | None = None
     spectrum_tokenizer: SpectrumRecipe | None = None

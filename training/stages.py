@@ -3,10 +3,11 @@
     tokenizers    <out>/codecs/, tokenizers.json
     encoder       <out>/tokens/, config.json, model.safetensors, curve.csv, encoder.json
     pooling       <out>/pooling/, pooling.json
+    decoder       <out>/model.safetensors, decoder.json
     search head   <out>/vectors.npz, head/, search_head.json
 
-Each has a module of its own, tokenizer_stage.py, encoder_stage.py, pooling_stage.py and
-head_stage.py.
+Each has a module of its own, tokenizer_stage.py, encoder_stage.py, pooling_stage.py,
+decoder_stage.py and head_stage.py.
 
 Files of observations are read by several processes; what they make does not depend on how many.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from training import encoder
 from training.augmentation import AugmentationConfig
 from training.commands import commands
+from training.decoder_stage import train_decoder
 from training.head_fitting import HeadFitConfig
 from training.masking import MaskingConfig
 from training.pretraining_config import PretrainingConfig
@@ -91,6 +93,10 @@ steps = 20
 batch_size = 32
 hidden = 32
 label_share = 0.3
+
+[decoder]
+steps = 7
+batch_size = 4
 """
 
 
@@ -136,6 +142,7 @@ def test_shipped_recipes_are_valid_and_make_the_shipped_encoder(name: str) -> No
         ("[search_head]\n", '[search_head]\nbegin = "first"\n', "give training.light_share"),
         ("[search_head]\n", "[search_head]\nkinds = { step = 9 }\n", "search_head.kinds.step"),
         ("[search_head]\n", "[search_head]\nkinds = { steps = 0 }\n", "search_head.kinds.steps"),
+        ("steps = 7", "step = 7", "decoder.step"),
         ("num_objects = 100", "num_object = 100", "unknown key 'num_object'"),
         ("steps = 6", "steps = 0", "encoder.training.steps"),
         ("steps = 6", "steps = 'many'", "encoder.training.steps"),
@@ -179,7 +186,7 @@ def test_wrong_recipe_is_named(recipe_file: Path, old: str, new: str, message: s
 
 
 @pytest.mark.slow
-def test_three_commands_make_a_working_encoder(recipe_file: Path, tmp_path: Path) -> None:
+def test_commands_make_a_working_encoder(recipe_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "made"
     run = CliRunner()
     for stage, said in (
@@ -208,11 +215,27 @@ def test_three_commands_make_a_working_encoder(recipe_file: Path, tmp_path: Path
     figures = json.loads((out / "encoder.json").read_text())
     assert figures["rows"] == {"simulated": 200}  # two copies of each object
     assert figures["steps"] == 6
+    arguments = ["decoder", str(recipe_file), "--out", str(out), "--workers", "2"]
+    result = run.invoke(commands, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "decoder after 7 steps, nats held out: from image" in " ".join(result.stdout.split())
+    redecoded = encoder.load(out)
+    assert redecoded.hash != made.hash
+    assert redecoded.head_hash == made.head_hash
+    assert (redecoded.embed(batch.observations).vectors == embedded.vectors).all()
+    assert json.loads((out / "decoder.json").read_text())["steps"] == 7
     columns = (out / "curve.csv").read_text().splitlines()[0]
     assert "tok_image" in columns
     assert "kinship" in columns
     codes = json.loads((out / "tokenizers.json").read_text())["image"]
     assert 0 <= codes["label_accuracy"] <= 1
+
+
+def test_a_decoder_wants_to_know_what_it_is_asked(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = replace(read_recipe(recipe_file), decoder=None)
+
+    with pytest.raises(ValueError, match=r"what to ask a decoder for: give it \[decoder\]"):
+        train_decoder(recipe, tmp_path, lambda what, share: None)
 
 
 @pytest.mark.parametrize(

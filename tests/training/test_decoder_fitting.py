@@ -1,0 +1,154 @@
+"""A decoder on kept outputs of a frozen encoder: what it learns, and what stays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.token_data import DOMAINS, MODEL, NUM, shard
+from training.decoder_fitting import DecoderFitConfig, _others, fit_decoder
+from training.kept_outputs import Kept, Rows, keep, open_rows
+from training.shards import TokenSet, TokenShard
+from training.transformer import Transformer
+
+FAST = DecoderFitConfig(
+    steps=250, batch_size=32, num_others=4, learning_rate=3e-3, num_threads=1, validation_share=0.2
+)
+
+
+def _set(*shards: TokenShard) -> TokenSet:
+    return TokenSet(name="one", shards=shards)
+
+
+def _transformer() -> Transformer:
+    torch.manual_seed(0)
+    return Transformer(MODEL).eval()
+
+
+def _opened(transformer: Transformer, *, most: int = 1000) -> tuple[Rows, list[Kept]]:
+    rows = open_rows(transformer, [_set(shard())], ["tok_z"], most=most, validation_share=0.2)
+    kept = keep(transformer, rows, ["tok_z"], contexts=3, seed=0, progress=lambda *_: None)
+    return rows, kept
+
+
+def test_a_decoder_learns_what_a_stream_tells_and_knows_what_none_tells() -> None:
+    transformer = _transformer()
+    before = {name: each.clone() for name, each in transformer.named_parameters()}
+
+    report = fit_decoder(transformer, [_set(shard(1500))], FAST)
+
+    after = dict(transformer.named_parameters())
+    frozen = [name for name in before if name.startswith("encoder")]
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert {name.partition(".")[0] for name in changed} >= {"decoder", "decoder_proj_context"}
+    assert not any(each.requires_grad for each in after.values())
+    # the image tells one of eight kinds, the flux tells nothing of it
+    held_out = report.held_out
+    assert held_out["image"]["tok_z"] < 0.3
+    assert held_out["image+scalar"]["tok_z"] < 0.3
+    assert held_out["scalar"]["tok_z"] == pytest.approx(math.log(8), abs=0.25)
+    assert (report.steps, len(held_out)) == (250, 3)
+    assert 750 < report.rows < 950  # of 1,500 seven tenths have a redshift, a fifth is held out
+
+
+def test_what_is_kept_is_what_the_encoder_makes() -> None:
+    transformer = _transformer()
+    rows, kept = _opened(transformer)
+
+    assert {each.shown for each in kept} == {("image",), ("scalar",), ("image", "scalar")}
+    assert sum(map(len, kept)) == 3 * len(rows)
+    layout = transformer.layout
+    asked = rows.there[:, layout.slice("tok_z")]
+    assert bool(asked.all())
+    for group in kept:
+        row = int(group.rows[0])
+        tokens = {
+            key: rows.ids[row : row + 1, layout.slice(key)] - layout.id_start[key]
+            for key in ("tok_image", "tok_flux_g")
+            if {"tok_image": "image", "tok_flux_g": "scalar"}[key] in group.shown
+        }
+        with torch.no_grad():
+            alone = transformer.encode(tokens)
+        assert group.positions.tolist() == alone.positions[0].tolist()
+        torch.testing.assert_close(group.outputs[0].float(), alone.outputs[0], atol=0.05, rtol=0.05)
+        hidden = torch.nonzero(group.hidden[0])[:, 0].tolist()
+        shown = group.positions.tolist()
+        assert sorted(hidden + shown) == [*range(16), layout.start["tok_flux_g"]]
+
+
+def test_the_same_seed_gives_the_same_decoder() -> None:
+    config = replace(FAST, steps=5)
+    made = []
+    for _ in range(2):
+        transformer = _transformer()
+        fit_decoder(transformer, [_set(shard())], config)
+        made.append(transformer.state_dict())
+
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+
+
+def test_rows_are_spread_over_all_sets_and_objects_that_are_held_out_stay_so() -> None:
+    transformer = _transformer()
+    sets = [_set(shard()), replace(_set(shard(seed=1, start=NUM)), name="two")]
+
+    every = open_rows(transformer, sets, ["tok_z"], most=10_000, validation_share=0.2)
+    some = open_rows(transformer, sets, ["tok_z"], most=50, validation_share=0.2)
+
+    assert len(some) == 50
+    of_every = [row.tolist() for row in every.ids]
+    place = [of_every.index(row.tolist()) for row in some.ids]
+    assert place[0] == 0
+    assert place[-1] > 0.9 * len(every)
+    assert some.held_out.tolist() == every.held_out[torch.tensor(place)].tolist()
+    assert 0.1 < float(every.held_out.float().mean()) < 0.3
+
+
+def test_a_hidden_number_is_asked_for_as_often_as_a_hidden_image() -> None:
+    transformer = _transformer()
+    group = _opened(transformer)[1][0]
+    hidden = torch.ones(4000, transformer.layout.total, dtype=torch.bool)
+    hidden[:, transformer.layout.slice("tok_z")] = False
+    hidden[2000:, :15] = False  # of the image's sixteen tokens one
+    batch = replace(group.take(torch.zeros(4000, dtype=torch.long)), hidden=hidden)
+
+    where, there = _others(transformer, batch, 3, np.random.default_rng(0))
+
+    flux = where == transformer.layout.start["tok_flux_g"]
+    assert float(flux[:, 0].float().mean()) == pytest.approx(0.5, abs=0.04)
+    assert bool(there[:2000].all())
+    assert there[2000:].sum(dim=1).unique().tolist() == [2]  # there are no more
+    assert bool(hidden.gather(1, where)[there].all())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"asked": ()}, "expected streams to ask a decoder for, got none"),
+        ({"asked": ("tok_image",)}, "streams of one token to ask for, tok_image has 16"),
+        ({"asked": ("tok_flux_r",)}, "cannot be asked for 'tok_flux_r', only for tok_image, tok_z"),
+        ({"validation_share": 0.999999}, "rows are held out, none is left to learn from"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit_decoder(_transformer(), [_set(shard())], replace(FAST, **change))
+
+
+def test_rows_without_what_is_asked_or_shown_are_refused() -> None:
+    whole = shard(20)
+    nothing = np.zeros(20, np.uint16)
+    blind = replace(whole, lengths=whole.lengths | {"tok_image": nothing, "tok_flux_g": nothing})
+    silent = replace(whole, lengths=whole.lengths | {"tok_z": nothing})
+
+    for each in (blind, silent):
+        with pytest.raises(ValueError, match="none of 20 rows has tok_z, and something to show"):
+            fit_decoder(_transformer(), [_set(each)], FAST)
+    other = replace(whole, schema=whole.schema | {"tok_z": (9, 1)})
+    with pytest.raises(ValueError, match="tok_z has 9 codes and 1 tokens in the token shards"):
+        fit_decoder(_transformer(), [_set(other)], FAST)
+    assert DOMAINS["tok_z"].vocabulary == 8

@@ -1,0 +1,207 @@
+"""A decoder that learns to tell single numbers, redshift above all, from whole streams.
+
+Masked modelling shows parts of an object and asks for hundreds of tokens, of which a redshift is
+one. Here the encoder stays as it is, so what it makes of an object is computed once
+(kept_outputs.py), and a step costs the decoder alone. Some tokens of hidden streams are asked for
+too, so that the decoder does not forget them.
+
+It is a departure from AION-1, which trains encoder and decoder together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as checked_dataclass
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.kept_outputs import Kept, Rows, Show, autocast, keep, open_rows
+from training.objective import freeze_encoder, freeze_unused, parameter_groups
+from training.schedule import rate_share
+from training.shards import TokenSet
+from training.transformer import Transformer, is_sequence
+
+
+@checked_dataclass(
+    frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False)
+)
+class DecoderFitConfig:
+    """How a decoder is trained on kept outputs."""
+
+    asked: tuple[str, ...] = ("tok_z",)  # streams of one token, which are never shown
+    contexts: int = Field(default=2, gt=0)  # of each row; each shows some kinds of stream, whole
+    max_rows: int = Field(default=20_000, gt=1)  # kept in memory at 2 bytes x width x tokens shown
+    num_others: int = Field(default=8, ge=0)  # tokens of hidden streams that are asked for besides
+    steps: int = Field(default=5000, gt=0)
+    batch_size: int = Field(default=64, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup_share: float = Field(default=0.02, ge=0, lt=1)
+    weight_decay: float = Field(default=0.05, ge=0)
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    validation_share: float = Field(default=0.05, ge=0, lt=1)  # of the objects, never trained on
+    num_threads: int = Field(default=2, gt=0)
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderReport:
+    """What a fit reached."""
+
+    rows: int
+    steps: int
+    seconds: float
+    loss: float  # nats of what was asked, over the last tenth of the steps
+    # Kinds of stream shown, as in "image+scalar" -> nats of each asked stream, held-out objects.
+    held_out: Mapping[str, Mapping[str, float]]
+
+
+def fit_decoder(
+    transformer: Transformer,
+    sets: Sequence[TokenSet],
+    config: DecoderFitConfig,
+    *,
+    progress: Show = lambda what, share: None,
+) -> DecoderReport:
+    """Train the decoder in place, where it is; what vectors depend on stays as it is.
+
+    Args:
+        transformer: Of an encoder.
+        sets: Tokens of objects.
+        config: What is asked for, how long and how fast.
+        progress: Told what is being done, and its share.
+
+    Raises:
+        ValueError: a stream cannot be asked for or has several tokens, or no row has it and
+            something to show beside it.
+    """
+    _check(transformer, config.asked)
+    torch.set_num_threads(config.num_threads)
+    started = time.monotonic()
+    rows = open_rows(
+        transformer, sets, config.asked, most=config.max_rows,
+        validation_share=config.validation_share,
+    )  # fmt: skip
+    if bool(rows.held_out.all()):
+        raise ValueError(f"all of {len(rows):,} rows are held out, none is left to learn from")
+    kept = keep(
+        transformer, rows, config.asked, contexts=config.contexts, seed=config.seed,
+        progress=progress,
+    )  # fmt: skip
+    losses = _train(transformer, rows, kept, config, progress)
+    held_out = [group.take(rows.held_out[group.rows]) for group in kept]
+    with torch.no_grad():
+        nats = {
+            "+".join(group.shown): _floats(_nats(transformer, rows, group, config.asked))
+            for group in held_out
+            if len(group)
+        }
+    last = losses[-max(1, config.steps // 10) :]
+    seconds = time.monotonic() - started
+    return DecoderReport(
+        int((~rows.held_out).sum()), len(losses), seconds, float(np.mean(last)), nats
+    )
+
+
+def _check(transformer: Transformer, asked: Sequence[str]) -> None:
+    if not asked:
+        raise ValueError("expected streams to ask a decoder for, got none")
+    for key in asked:
+        if key not in transformer.config.asked or is_sequence(key):
+            known = ", ".join(transformer.config.asked)
+            raise ValueError(f"this model cannot be asked for {key!r}, only for {known}")
+        if (num := transformer.layout.num_tokens[key]) != 1:
+            raise ValueError(f"expected streams of one token to ask for, {key} has {num}")
+
+
+def _train(
+    transformer: Transformer,
+    rows: Rows,
+    kept: Sequence[Kept],
+    config: DecoderFitConfig,
+    progress: Show,
+) -> list[float]:
+    """The loop; nats of what was asked at each step."""
+    groups = [group.take(~rows.held_out[group.rows]) for group in kept]
+    sizes = np.array([len(group) for group in groups])
+    transformer.requires_grad_(True)
+    freeze_encoder(transformer)
+    freeze_unused(transformer)
+    parameters = parameter_groups(transformer, config.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.95))
+    learned = [weight for group in optimizer.param_groups for weight in group["params"]]
+    rng = np.random.default_rng(config.seed)
+    losses: list[float] = []
+    transformer.train()
+    for step in range(config.steps):
+        for parts in optimizer.param_groups:
+            share = rate_share(step / config.steps, config.warmup_share)
+            parts["lr"] = config.learning_rate * share
+        group = groups[int(rng.choice(len(groups), p=sizes / sizes.sum()))]
+        batch = group.take(torch.from_numpy(rng.integers(len(group), size=config.batch_size)))
+        others = _others(transformer, batch, config.num_others, rng)
+        nats = _nats(transformer, rows, batch, config.asked, others)
+        asked = [nats.pop(key) for key in config.asked if key in nats]
+        terms = [torch.stack(some).mean() for some in (asked, list(nats.values())) if some]
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(torch.stack(terms).sum())
+        nn.utils.clip_grad_norm_(learned, config.max_gradient_norm)
+        optimizer.step()
+        losses.append(terms[0].item())
+        done, recent = (step + 1) / config.steps, np.mean(losses[-50:])
+        progress(f"training the decoder, step {step + 1:,}, loss {recent:.2f}", done)
+    transformer.eval().requires_grad_(False)
+    return losses
+
+
+Asked = tuple[Int64[Tensor, "row n"], Bool[Tensor, "row n"]]  # positions, and whether there is one
+
+
+def _others(transformer: Transformer, batch: Kept, num: int, rng: np.random.Generator) -> Asked:
+    """Some tokens of hidden streams; a stream of one is as likely as one of hundreds."""
+    layout = transformer.layout
+    # weighted sampling without replacement: the smallest of exponential times over weights
+    times = torch.from_numpy(rng.standard_exponential(batch.hidden.shape, dtype=np.float32))
+    for key in layout.keys:
+        times[:, layout.slice(key)] *= batch.hidden[:, layout.slice(key)].sum(dim=1, keepdim=True)
+    times = torch.where(batch.hidden, times, torch.inf)
+    found, where = times.topk(num, dim=1, largest=False)
+    return where, found.isfinite()
+
+
+def _nats(
+    transformer: Transformer,
+    rows: Rows,
+    batch: Kept,
+    asked: Sequence[str],
+    others: Asked | None = None,
+) -> dict[str, Float[Tensor, ""]]:
+    """Mean cross-entropy of each stream that a row of the batch has."""
+    layout, device = transformer.layout, transformer.mask_token.device
+    starts = torch.tensor([layout.start[key] for key in asked])
+    where = starts.expand(len(batch), -1)
+    valid = rows.there[batch.rows[:, None], where]
+    if others is not None:
+        where = torch.cat([where, others[0]], dim=1)
+        valid = torch.cat([valid, others[1]], dim=1)
+    truth = rows.ids[batch.rows[:, None], where]
+    where, valid, truth = where.to(device), valid.to(device), truth.to(device)
+    with autocast(device):
+        states = transformer.decode(batch.encoded(device), where, valid)
+        nats = {}
+        for number, key in enumerate(layout.keys):
+            mine = valid & (transformer.stream_of_position[where] == number)
+            if bool(mine.any()):
+                scores = transformer.logits(key, states[mine]).float()
+                nats[key] = F.cross_entropy(scores, truth[mine] - layout.id_start[key])
+    return nats
+
+
+def _floats(nats: Mapping[str, Tensor]) -> dict[str, float]:
+    return {key: float(each) for key, each in nats.items()}

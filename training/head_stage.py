@@ -67,6 +67,10 @@ def train_search_head(
     """
     settings = recipe.search_head
     frozen = encoder.load(out)
+    # what is wrong with it is better said now than when everything is embedded
+    begun = (
+        None if settings.begin is None else artifact.load_head(artifact.folder_of(settings.begin))
+    )
     files = prepare_data(recipe, out, progress, num_workers=num_workers)
     origin = made_from(
         files,
@@ -108,8 +112,8 @@ def train_search_head(
     }
     labels = open_labels(recipe, out)
     known = _labels_of(ids, labels)
-    if settings.begin is not None:
-        head = artifact.load_head(artifact.folder_of(settings.begin))
+    if begun is not None:
+        head = begun
         figures |= {"method": "kept", "begin": settings.begin}
         if settings.training.light_share:
             head = adding_light(head, plain, light_share=settings.training.light_share)

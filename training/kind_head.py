@@ -148,7 +148,7 @@ def _fit(
     known: Mapping[str, Int64[ndarray, " row"]],
     config: KindFitConfig,
 ) -> KindReport:
-    """Train the layers of the kinds; every view takes its turn."""
+    """Train the layers of the kinds; a batch is of one view, and every vector counts alike."""
     rng = np.random.default_rng(config.seed)
     assert head.kinds is not None
     layers = head.kinds.train()
@@ -156,13 +156,14 @@ def _fit(
         layers.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     labelled = {view: np.flatnonzero(mine >= 0) for view, mine in known.items()}
-    views = [view for view, rows in labelled.items() if len(rows)]
+    views = list(labelled)
+    sizes = np.array([len(rows) for rows in labelled.values()])
     recent: list[tuple[float, float]] = []
     for step in range(config.steps):
         for group in optimizer.param_groups:
             share = warm_cosine(step + 1, _WARMUP_STEPS, step / config.steps)
             group["lr"] = config.learning_rate * share
-        view = views[step % len(views)]
+        view = views[int(rng.choice(len(views), p=sizes / sizes.sum()))]
         rows = rng.choice(labelled[view], config.batch_size)
         logits = layers(told[view][torch.from_numpy(rows)])
         truth = torch.from_numpy(known[view][rows])

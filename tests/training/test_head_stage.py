@@ -201,7 +201,7 @@ def test_a_head_that_is_kept_is_told_kinds(
     _in_this_process(monkeypatch)
     recipe = _recipe(survey_files, copies=20)
     settings = replace(
-        recipe.search_head, begin=str(first), kinds=KindFitConfig(steps=20, batch_size=8)
+        recipe.search_head, begin=str(first), kinds=KindFitConfig(steps=60, batch_size=8)
     )
     data = replace(recipe.data, labels=LabelsRecipe(file=labels))
 
@@ -215,6 +215,26 @@ def test_a_head_that_is_kept_is_told_kinds(
     assert figures["kinds"]["accuracy"] > 0.5
     assert head is not None
     assert head.config.kinds == ("merger", "spiral")
+
+
+def test_a_head_that_is_not_there_is_missed_before_anything_is_embedded(
+    survey_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = save_encoder(tmp_path / "without")
+
+    def refuse(*_: Any) -> list[Any]:
+        raise AssertionError("embedded")
+
+    monkeypatch.setattr(head_stage, "in_processes", refuse)
+    recipe = _recipe(survey_files, copies=1)
+    training = replace(recipe.search_head.training, light_share={"image": 0.2})
+    settings = replace(recipe.search_head, training=training, begin=str(tmp_path / "nowhere"))
+    lit = replace(recipe.encoder, light=True)
+
+    with pytest.raises(ValueError, match="nowhere"):
+        head_stage.train_search_head(
+            replace(recipe, encoder=lit, search_head=settings), out, _silent
+        )
 
 
 def test_pictures_of_images_teach_kinds_beside_latents(

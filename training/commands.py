@@ -89,7 +89,7 @@ def pooling_command(config: ConfigFile, out: OutFolder, workers: Workers = None)
 def decoder_command(config: ConfigFile, out: OutFolder, workers: Workers = None) -> None:
     """Train the decoder of the encoder in the same folder on whole streams; vectors stay.
 
-    Example: skykin train decoder redshift.toml --out my_nano
+    Example: skykin train decoder whole.toml --out my_nano
     """
     from training.decoder_stage import train_decoder
 

@@ -11,7 +11,7 @@ doubt: of the first ten as many are kin as the best guess is right, not as two g
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from training.pairing import ViewVectors
 from training.schedule import warm_cosine
-from training.search_head import SearchHead, look_axes
+from training.search_head import KindShare, SearchHead, look_axes
 
 # Of the largest: directions that hardly vary are rounding, and are not made to count more.
 _LEAST_VARIANCE = 1e-5
@@ -37,7 +37,8 @@ class KindFitConfig:
     """How a head learns to tell kinds."""
 
     width: int = Field(default=192, gt=0)  # of the layer that they are read through
-    share: float = Field(default=1.0, gt=0, le=1)  # of the squared length where a kind is sure
+    share: KindShare = 1.0  # of the squared length where a kind is sure
+    shares: dict[str, KindShare] = field(default_factory=dict)  # of surveys where it is another
     steps: int = Field(default=800, gt=0)
     batch_size: int = Field(default=512, gt=0)  # vectors of one view
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
@@ -92,7 +93,7 @@ def adding_kinds(
     seen = {view: _standardised(head, part, view) for view, part in shown.items()}
     shape = replace(
         head.config, dim=head.config.dim + latents, latents=latents, kinds=kinds,
-        kind_width=config.width, kind_share=config.share,
+        kind_width=config.width, kind_share=config.share, kind_shares=config.shares,
     )  # fmt: skip
     state = {name: tensor.clone() for name, tensor in head.state_dict().items()}
     with torch.no_grad():

@@ -34,6 +34,7 @@ from training.pairing import ViewVectors
 
 SEARCH_DIM = 256
 Share = Annotated[float, Field(gt=0, lt=1)]
+KindShare = Annotated[float, Field(gt=0, le=1)]
 KIND_DROPOUT = 0.2
 STD_FLOOR = 1e-6  # a dimension that never varies says nothing and must not divide by zero
 
@@ -57,7 +58,9 @@ class SearchHeadConfig:
     kinds: tuple[str, ...] = ()
     kind_width: int = Field(default=192, gt=0)  # of the layer between
     # Of the squared length where a kind is sure: what is left tells objects of one kind apart.
-    kind_share: float = Field(default=1.0, gt=0, le=1)
+    kind_share: KindShare = 1.0
+    # Survey -> the same, where another holds: of pictures kinds are told less surely than it seems.
+    kind_shares: dict[str, KindShare] = field(default_factory=dict)
 
     @model_validator(mode="after")
     def _kinds_fit(self) -> SearchHeadConfig:
@@ -150,9 +153,15 @@ class SearchHead(nn.Module):
         look = F.normalize(self.output(self.dropout(x)) if self.config.hidden else x, dim=-1)
         if self.kinds is None:
             return look
-        sure = self.kinds(self.told(x, seen)).softmax(dim=-1) * self.config.kind_share**0.5
+        share = self._kind_shares(surveys, len(vectors)).to(vectors.device)
+        sure = self.kinds(self.told(x, seen)).softmax(dim=-1) * share.sqrt()
         rest = (1 - sure.square().sum(dim=-1, keepdim=True)).clamp_min(0).sqrt()
         return torch.cat([sure, rest * look], dim=-1)
+
+    def _kind_shares(self, surveys: str | Sequence[str] | None, num: int) -> Float[Tensor, "*_ 1"]:
+        named = [surveys] * num if surveys is None or isinstance(surveys, str) else surveys
+        known, default = self.config.kind_shares, self.config.kind_share
+        return torch.tensor([[known.get(each or "", default)] for each in named])
 
     def standardised(
         self,

@@ -173,3 +173,21 @@ def test_a_share_for_kinds_leaves_the_surest_a_look(plain: SearchHead) -> None:
     assert (np.linalg.norm(some[:, 3:], axis=1) > 0.599).all()
     looks = [each[:, 3:] / np.linalg.norm(each[:, 3:], axis=1)[:, None] for each in (every, some)]
     np.testing.assert_allclose(looks[0], looks[1], atol=1e-3)
+
+
+def test_a_survey_may_have_a_share_of_its_own(plain: SearchHead) -> None:
+    data, labels = sky(0)
+    config = replace(TOLD, share=0.64, shares={"composite": 0.16})
+    head = adding_kinds(plain, data, labels, NAMES, config)[0]
+    vectors = torch.from_numpy(data["image"].vectors[:4])
+
+    with torch.inference_mode():
+        known = head(vectors, "image")
+        pictures = head(vectors, "image", "composite")
+        mixed = head(vectors, "image", ["hsc", "composite", "composite", "hsc"])
+
+    torch.testing.assert_close(pictures[:, :3], known[:, :3] / 2)
+    torch.testing.assert_close(mixed, torch.stack([known[0], *pictures[1:3], known[3]]))
+    torch.testing.assert_close(pictures.norm(dim=1), torch.ones(4))
+    with pytest.raises(ValidationError, match="shares"):
+        replace(config, shares={"composite": 0.0})

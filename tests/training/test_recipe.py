@@ -118,7 +118,10 @@ def test_recipe_reads_every_table(recipe_file: Path) -> None:
     assert recipe.scalars.redshift.highest == 1.5
 
 
-@pytest.mark.parametrize("name", ["nano.toml", "longer.toml", "redshift.toml", "latents.toml"])
+@pytest.mark.parametrize(
+    "name",
+    ["nano.toml", "longer.toml", "redshift.toml", "latents.toml", "whole.toml", "kinds.toml"],
+)
 def test_shipped_recipes_are_valid_and_make_the_shipped_encoder(name: str) -> None:
     folder = encoder.SHIPPED / "nano"
     recipe = read_recipe(folder / name)

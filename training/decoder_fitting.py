@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,6 +39,9 @@ class DecoderFitConfig:
     contexts: int = Field(default=2, gt=0)  # of each row; each shows some kinds of stream, whole
     max_rows: int = Field(default=20_000, gt=1)  # kept in memory at 2 bytes x width x tokens shown
     num_others: int = Field(default=8, ge=0)  # tokens of hidden streams that are asked for besides
+    # A step leaves out up to so many of the shown tokens, another share of each row: or a decoder
+    # learns images by heart.
+    max_left_out: float = Field(default=0.0, ge=0, lt=1)
     steps: int = Field(default=5000, gt=0)
     batch_size: int = Field(default=64, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -145,6 +148,7 @@ def _train(
             parts["lr"] = config.learning_rate * share
         group = groups[int(rng.choice(len(groups), p=sizes / sizes.sum()))]
         batch = group.take(torch.from_numpy(rng.integers(len(group), size=config.batch_size)))
+        batch = _thinned(batch, config.max_left_out, rng)
         others = _others(transformer, batch, config.num_others, rng)
         nats = _nats(transformer, rows, batch, config.asked, others)
         asked = [nats.pop(key) for key in config.asked if key in nats]
@@ -158,6 +162,16 @@ def _train(
         progress(f"training the decoder, step {step + 1:,}, loss {recent:.2f}", done)
     transformer.eval().requires_grad_(False)
     return losses
+
+
+def _thinned(batch: Kept, max_left_out: float, rng: np.random.Generator) -> Kept:
+    """Fewer tokens shown, of each row at least one."""
+    if not max_left_out:
+        return batch
+    share = rng.uniform(0, max_left_out, (len(batch), 1))
+    valid = batch.valid & torch.from_numpy(rng.random(batch.valid.shape) >= share)
+    nothing_left = ~valid.any(dim=1, keepdim=True)
+    return replace(batch, valid=torch.where(nothing_left, batch.valid, valid))
 
 
 Asked = tuple[Int64[Tensor, "row n"], Bool[Tensor, "row n"]]  # positions, and whether there is one

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.training.token_data import DOMAINS, MODEL, NUM, shard
-from training.decoder_fitting import DecoderFitConfig, _others, fit_decoder
+from training.decoder_fitting import DecoderFitConfig, _others, _thinned, fit_decoder
 from training.kept_outputs import Kept, Rows, keep, open_rows
 from training.shards import TokenSet, TokenShard
 from training.transformer import Transformer
@@ -40,7 +40,7 @@ def test_a_decoder_learns_what_a_stream_tells_and_knows_what_none_tells() -> Non
     transformer = _transformer()
     before = {name: each.clone() for name, each in transformer.named_parameters()}
 
-    report = fit_decoder(transformer, [_set(shard(1500))], FAST)
+    report = fit_decoder(transformer, [_set(shard(1500))], replace(FAST, max_left_out=0.3))
 
     after = dict(transformer.named_parameters())
     frozen = [name for name in before if name.startswith("encoder")]
@@ -124,6 +124,20 @@ def test_a_hidden_number_is_asked_for_as_often_as_a_hidden_image() -> None:
     assert bool(there[:2000].all())
     assert set(there[2000:].sum(dim=1).tolist()) == {2}  # there are no more
     assert bool(hidden.gather(1, where)[there].all())
+
+
+def test_thinning_leaves_out_another_share_of_each_row_and_never_all() -> None:
+    group = max(_opened(_transformer())[1], key=lambda each: len(each.positions))
+    batch = group.take(torch.zeros(2000, dtype=torch.long))
+
+    thin = _thinned(batch, 0.6, np.random.default_rng(0))
+    single = replace(batch, valid=torch.arange(17).expand(2000, -1) == 3)
+
+    assert _thinned(batch, 0.0, np.random.default_rng(0)) is batch
+    left = thin.valid.float().mean(dim=1)
+    assert float(left.mean()) == pytest.approx(0.7, abs=0.02)
+    assert float(left.std()) > 0.18  # of shares from 0 to 0.6 alone 0.17
+    assert bool((_thinned(single, 0.99, np.random.default_rng(0)).valid == single.valid).all())
 
 
 @pytest.mark.parametrize(

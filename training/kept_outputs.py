@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 import torch
@@ -160,9 +161,7 @@ def _toss(
         for _ in range(contexts):
             tossed = mine & (rng.random(len(kinds)) < 0.5)
             shown = tossed if tossed.any() else mine
-            drawn[tuple(kind for kind, is_shown in zip(kinds, shown, strict=True) if is_shown)] += [
-                row
-            ]
+            drawn[tuple(compress(kinds, shown))].append(row)
     return drawn
 
 

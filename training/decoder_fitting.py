@@ -22,8 +22,9 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.kept_outputs import Kept, Rows, Show, autocast, keep, open_rows
+from training.kept_outputs import Kept, Rows, Show, keep, open_rows
 from training.objective import freeze_encoder, freeze_unused, parameter_groups
+from training.precision import quick_autocast
 from training.schedule import rate_share
 from training.shards import TokenSet
 from training.transformer import Transformer, is_sequence
@@ -131,8 +132,8 @@ def _train(
     progress: Show,
 ) -> list[float]:
     """The loop; nats of what was asked at each step."""
-    groups = [group.take(~rows.held_out[group.rows]) for group in kept]
-    sizes = np.array([len(group) for group in groups])
+    taught = [torch.nonzero(~rows.held_out[group.rows])[:, 0] for group in kept]
+    sizes = np.array([len(mine) for mine in taught])
     transformer.requires_grad_(True)
     freeze_encoder(transformer)
     freeze_unused(transformer)
@@ -146,8 +147,9 @@ def _train(
         for parts in optimizer.param_groups:
             share = rate_share(step / config.steps, config.warmup_share)
             parts["lr"] = config.learning_rate * share
-        group = groups[int(rng.choice(len(groups), p=sizes / sizes.sum()))]
-        batch = group.take(torch.from_numpy(rng.integers(len(group), size=config.batch_size)))
+        number = int(rng.choice(len(kept), p=sizes / sizes.sum()))
+        some = torch.from_numpy(rng.integers(sizes[number], size=config.batch_size))
+        batch = kept[number].take(taught[number][some])
         batch = _thinned(batch, config.max_left_out, rng)
         others = _others(transformer, batch, config.num_others, rng)
         nats = _nats(transformer, rows, batch, config.asked, others)
@@ -155,7 +157,7 @@ def _train(
         terms = [torch.stack(some).mean() for some in (asked, list(nats.values())) if some]
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(torch.stack(terms).sum())
-        nn.utils.clip_grad_norm_(learned, config.max_gradient_norm)
+        nn.utils.clip_grad_norm_(learned, config.max_gradient_norm, error_if_nonfinite=True)
         optimizer.step()
         losses.append(terms[0].item())
         done, recent = (step + 1) / config.steps, np.mean(losses[-50:])
@@ -185,7 +187,7 @@ def _others(transformer: Transformer, batch: Kept, num: int, rng: np.random.Gene
     for key in layout.keys:
         times[:, layout.slice(key)] *= batch.hidden[:, layout.slice(key)].sum(dim=1, keepdim=True)
     times = torch.where(batch.hidden, times, torch.inf)
-    found, where = times.topk(num, dim=1, largest=False)
+    found, where = times.topk(min(num, times.shape[1]), dim=1, largest=False)
     return where, found.isfinite()
 
 
@@ -206,7 +208,7 @@ def _nats(
         valid = torch.cat([valid, others[1]], dim=1)
     truth = rows.ids[batch.rows[:, None], where]
     where, valid, truth = where.to(device), valid.to(device), truth.to(device)
-    with autocast(device):
+    with quick_autocast(device):
         states = transformer.decode(batch.encoded(device), where, valid)
         nats = {}
         for number, key in enumerate(layout.keys):

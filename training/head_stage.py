@@ -63,7 +63,8 @@ def train_search_head(
     """Embed disturbed copies with the encoder in `out`, and train its search head on them.
 
     Raises:
-        ValueError: the encoder is missing, or reads nothing of the data.
+        ValueError: the encoder or the head to begin from is missing, or the encoder reads nothing
+            of the data.
     """
     settings = recipe.search_head
     frozen = encoder.load(out)

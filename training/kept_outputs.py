@@ -20,7 +20,7 @@ from torch import Tensor
 
 from training.loader import read_rows
 from training.modalities import STREAM
-from training.precision import quick_precision
+from training.precision import quick_autocast
 from training.row_order import is_held_out
 from training.shards import TokenSet
 from training.transformer import Encoded, Transformer, is_sequence
@@ -146,12 +146,6 @@ def keep(
     return kept
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """The arithmetic that frozen outputs and the decoder on them are computed in."""
-    half = device.type != "cpu" or quick_precision() == "bfloat16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=half)
-
-
 def _toss(
     has: Bool[ndarray, "row kind"], kinds: tuple[str, ...], contexts: int, rng: np.random.Generator
 ) -> dict[tuple[str, ...], list[int]]:
@@ -174,7 +168,7 @@ def _encode(
 ) -> Float[Tensor, "n token dim"]:
     device = transformer.mask_token.device
     ids, valid = rows.ids[some][:, positions], rows.there[some][:, positions]
-    with autocast(device):
+    with quick_autocast(device):
         encoded = transformer.encode_selected(
             ids.to(device), positions.expand(len(some), -1).to(device), valid.to(device)
         )

@@ -20,6 +20,12 @@ def quick_precision() -> Precision:
     return "bfloat16" if native else "float32"
 
 
+def quick_autocast(device: torch.device) -> torch.autocast:
+    """Products in bfloat16 where that is the soonest, for what is computed once or trained on."""
+    half = device.type != "cpu" or quick_precision() == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+
+
 def check_precision(precision: str) -> None:
     if precision not in get_args(Precision):
         raise ValueError(

@@ -153,15 +153,16 @@ class SearchHead(nn.Module):
         look = F.normalize(self.output(self.dropout(x)) if self.config.hidden else x, dim=-1)
         if self.kinds is None:
             return look
-        share = self._kind_shares(surveys, len(vectors)).to(vectors.device)
+        share = self._kind_shares(surveys).to(vectors.device)
         sure = self.kinds(self.told(x, seen)).softmax(dim=-1) * share.sqrt()
         rest = (1 - sure.square().sum(dim=-1, keepdim=True)).clamp_min(0).sqrt()
         return torch.cat([sure, rest * look], dim=-1)
 
-    def _kind_shares(self, surveys: str | Sequence[str] | None, num: int) -> Float[Tensor, "*_ 1"]:
-        named = [surveys] * num if surveys is None or isinstance(surveys, str) else surveys
+    def _kind_shares(self, surveys: str | Sequence[str] | None) -> Float[Tensor, "*_"]:
         known, default = self.config.kind_shares, self.config.kind_share
-        return torch.tensor([[known.get(each or "", default)] for each in named])
+        if surveys is None or isinstance(surveys, str):
+            return torch.tensor(known.get(surveys or "", default))
+        return torch.tensor([known.get(each, default) for each in surveys])[:, None]
 
     def standardised(
         self,

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from training.modalities import STREAM
 from training.observations import Image, Observation, Spectrum
+from training.turns import turned
 
 MIN_BANDS = 2  # a copy keeps at least so many, for colour is part of what an object is
 
@@ -52,15 +53,7 @@ def turn(observation: Observation, rng: np.random.Generator) -> Observation:
     if image is None:
         return observation
     quarters, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-
-    def turned(plane: ndarray) -> ndarray:
-        plane = np.rot90(plane, quarters, axes=(1, 2))
-        return np.ascontiguousarray(plane[:, :, ::-1] if mirrored else plane)
-
-    image = replace(
-        image, flux=turned(image.flux), ivar=turned(image.ivar), mask=turned(image.mask)
-    )
-    return replace(observation, image=image)
+    return replace(observation, image=turned(image, quarters, mirrored=mirrored))
 
 
 def disturb(

@@ -34,6 +34,7 @@ from training.tokenizers.fast_image import speed_up
 from training.tokenizers.image import ImageTokenizer
 from training.tokenizers.spectrum import SpectrumTokenizer
 from training.tokens import Summaries, Tokens, below_range, refuse_uncovered, streams_of, tokenize
+from training.turns import in_turns, means
 
 SHIPPED = Path(__file__).parent  # artefacts that come with the package, a folder each
 MAX_BATCH = 8  # objects through the networks at once; more is slower on a CPU (cache)
@@ -111,6 +112,8 @@ class Encoder:
         dim: Length of an encoder vector.
         carries_light: Whether vectors have the light in a fibre (fibre_light.py).
         num_latents: How many numbers at their end the image tokenizer gives (image_latents.py).
+        turns_pictures: Whether vectors of pictures are means over their eight turns (turns.py),
+            which takes eight times as long; where false, they are of the picture as it is.
         search_dim: Length of a search vector.
         precision: "bfloat16" is the arithmetic of the transformer alone, since a rounding in a
             tokenizer can change a token; "bfloat16-all" that of the network tokenizers too.
@@ -133,6 +136,7 @@ class Encoder:
         self.head_hash = parts.head_hash
         self.dim, self.carries_light = parts.vector_dim, parts.carries_light
         self.num_latents = parts.num_latents
+        self.turns_pictures = parts.pooling is not None and parts.pooling.config.picture_turns
         self.precision: Precision = precision
         self.device = str(self._device)
         self.max_objects = MAX_BATCH if self._device.type == "cpu" else GPU_BATCH
@@ -159,8 +163,9 @@ class Encoder:
         """Vectors of the asked views, as far as each observation has them.
 
         All tokens of a view are used, however many. Neither order nor batch size changes a vector
-        by more than rounding (1e-5 in float32). Objects that do not fit into memory together are
-        taken in halves, and a warning is logged.
+        by more than rounding (1e-5 in float32), nor does a turn of a picture where
+        `turns_pictures`. Objects that do not fit into memory together are taken in halves, and a
+        warning is logged.
 
         Raises:
             NothingToRead: an observation has no view at all (`views` tells); names it.
@@ -170,8 +175,11 @@ class Encoder:
         unknown = sorted(set(asked) - set(VIEWS))
         if unknown:
             raise ValueError(f"unknown view {unknown[0]!r}, expected some of {', '.join(VIEWS)}")
+        seen, row_of = list(observations), list(range(len(observations)))
+        if self.turns_pictures:
+            seen, row_of = in_turns(observations)
         wanted: list[tuple[int, str, tuple[str, ...]]] = []  # row, view, streams to feed
-        for row, observation in enumerate(observations):
+        for row, observation in enumerate(seen):
             feeds = self._feeds(observation)
             if not feeds:
                 raise NothingToRead(
@@ -185,11 +193,11 @@ class Encoder:
         if isinstance(spectra, SpectrumTokenizer):
             for row, _, keys in wanted:
                 if any(STREAM[key].kind == "spectrum" for key in keys):
-                    refuse_uncovered(observations[row], spectra)
+                    refuse_uncovered(seen[row], spectra)
         rows = sorted({row for row, _, _ in wanted})
         summaries: Summaries | None = {} if self.num_latents else None
         asked_keys = {key for _, _, keys in wanted for key in keys}
-        tokens = self._tokens(observations, rows, asked_keys, summaries)
+        tokens = self._tokens(seen, rows, asked_keys, summaries)
         objects = [{key: tokens[key][row] for key in keys} for row, _, keys in wanted]
         lengths = [sum(map(len, mine.values())) for mine in objects]
         order = sorted(range(len(wanted)), key=lengths.__getitem__)  # equal lengths go together
@@ -201,20 +209,24 @@ class Encoder:
             pooled = self._fitting(lambda part: self._pooled([objects[n] for n in part]), some)
             vectors[some] = torch.cat(pooled).numpy()
         if self.pooling is not None and wanted:
-            surveys = [observations[row].survey for row, _, _ in wanted]
+            surveys = [seen[row].survey for row, _, _ in wanted]
             given = torch.from_numpy(vectors).to(self.device)
             centred = self.pooling.centred(given, [view for _, view, _ in wanted], surveys)
             vectors = centred.cpu().numpy()
         if self.carries_light:
-            light = [light_of(observations[row], view) for row, view, _ in wanted]
+            light = [light_of(seen[row], view) for row, view, _ in wanted]
             vectors = np.hstack([vectors, np.reshape(light, (-1, NUM_LIGHT)).astype(np.float32)])
         if summaries is not None:
             vectors = np.hstack([vectors, self._latents(summaries, wanted)])
+        made = [(row_of[row], view) for row, view, _ in wanted]
+        if len(seen) > len(observations):
+            made, vectors = means(made, vectors)
+        known = [observations[row] for row in sorted({row for row, _ in made})]
         return Embedded(
-            np.array([row for row, _, _ in wanted], dtype=np.int64),
-            tuple(view for _, view, _ in wanted),
+            np.array([row for row, _ in made], dtype=np.int64),
+            tuple(view for _, view in made),
             vectors,
-            below_range([observations[row] for row in rows], self.codecs, tuple(tokens)),
+            below_range(known, self.codecs, tuple(tokens)),
         )
 
     def search_vectors(

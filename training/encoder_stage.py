@@ -95,7 +95,7 @@ def train_encoder(
     if is_first():
         # the tokenizers stay as they are: tokens are known by the bytes of what made them
         artifact.save(out, transformer=transformer, codecs={}, half=recipe.encoder.half)
-        if recipe.encoder.light or recipe.encoder.latents:
+        if recipe.encoder.pools:
             make_pooling(recipe, out, progress, num_workers=num_workers)
         report(out, "encoder", figures)
     fabric.barrier()

@@ -235,6 +235,7 @@ def _load_encoder(folder: Path) -> None:
     threadpool_limits(1)  # numpy multiplies matrices in threads of its own
     # Rounding is far below the disturbances that the head learns to ignore.
     _encoders[:] = [encoder.load(folder, precision=quick_precision())]
+    _encoders[0].turns_pictures = False  # each copy of a picture is a turn by itself
 
 
 def _look(task: tuple[str, Path]) -> list[Sighting]:

@@ -6,6 +6,9 @@ always counts among the surest.) Two objects that are surely of one kind are the
 they look like. One of which the head is in doubt is closer to those that are surely of the kind it
 most likely is than to others that are in doubt as well, where a plain head ranks doubt beside
 doubt: of the first ten as many are kin as the best guess is right, not as two guesses agree.
+
+That wants a p that can be believed. Of surveys where it cannot, colour pictures above all, a
+temperature t softens it, and the first dimensions are sqrt(s p(t)), always of the same length.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from torch.nn import functional as F
 
 from training.pairing import ViewVectors
 from training.schedule import warm_cosine
-from training.search_head import KindShare, SearchHead, look_axes
+from training.search_head import KindShare, SearchHead, Temperature, look_axes
 
 # Of the largest: directions that hardly vary are rounding, and are not made to count more.
 _LEAST_VARIANCE = 1e-5
@@ -39,6 +42,8 @@ class KindFitConfig:
     width: int = Field(default=192, gt=0)  # of the layer that they are read through
     share: KindShare = 1.0  # of the squared length where a kind is sure
     shares: dict[str, KindShare] = field(default_factory=dict)  # of surveys where it is another
+    # Of surveys whose kinds are told less surely than it seems; nothing is learned from them.
+    temperatures: dict[str, Temperature] = field(default_factory=dict)
     steps: int = Field(default=800, gt=0)
     batch_size: int = Field(default=512, gt=0)  # vectors of one view
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
@@ -94,6 +99,7 @@ def adding_kinds(
     shape = replace(
         head.config, dim=head.config.dim + latents, latents=latents, kinds=kinds,
         kind_width=config.width, kind_share=config.share, kind_shares=config.shares,
+        kind_temperatures=config.temperatures,
     )  # fmt: skip
     state = {name: tensor.clone() for name, tensor in head.state_dict().items()}
     with torch.no_grad():

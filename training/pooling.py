@@ -9,7 +9,8 @@ An artefact may carry a folder `pooling/`, with any of:
   fibre (fibre_light.py), so that an image and a spectrum of one object have something exact in
   common;
 * latents: last in a vector is what the image tokenizer saw before it rounded to codes
-  (image_latents.py); zeros in views without an image.
+  (image_latents.py); zeros in views without an image;
+* picture turns: the vector of a picture is the mean over its eight turns (turns.py).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class PoolingConfig:
     light: bool = False
     latents: int = Field(default=0, ge=0)
     latent_features: int = Field(default=0, ge=0)  # what latents are made of, see num_features
+    picture_turns: bool = False
 
     @model_validator(mode="after")
     def _latents_have_features(self) -> PoolingConfig:

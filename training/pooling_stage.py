@@ -1,6 +1,6 @@
 """The stage that says what a vector holds beside the mean of the encoder's outputs.
 
-    <out>/pooling/    light in a fibre, latents of images; see pooling.py
+    <out>/pooling/    light in a fibre, latents of images, turns of pictures; see pooling.py
     <out>/pooling.json
 
 The transformer stays as it is; the encoder's hash changes, since its vectors do.
@@ -30,19 +30,26 @@ NUM_IMAGES = 4_000  # that the axes of latents are taken from
 def make_pooling(
     recipe: Recipe, out: Path, progress: Progress, *, num_workers: int | None = None
 ) -> Figures:
-    """Give the encoder in `out` the light and the latents that its recipe names.
+    """Give the encoder in `out` the light, the latents and the turns that its recipe names.
 
     Raises:
-        ValueError: the recipe names neither, the encoder is missing, it has no tokenizer of images,
+        ValueError: the recipe names none, the encoder is missing, it has no tokenizer of images,
             or the data have too few of them.
     """
     settings = recipe.encoder
-    if not settings.light and not settings.latents:
-        raise ValueError("the recipe gives vectors nothing: set light or latents under [encoder]")
+    if not settings.pools:
+        raise ValueError(
+            "the recipe gives vectors nothing: set light, latents or picture_turns under [encoder]"
+        )
     read: artifact.Read = {}
     transformer = artifact.load_transformer(out, read)
-    config = PoolingConfig(dim=transformer.config.dim, light=settings.light)
-    figures: Figures = {"light": settings.light, "latents": settings.latents}
+    config = PoolingConfig(
+        dim=transformer.config.dim, light=settings.light, picture_turns=settings.picture_turns
+    )
+    figures: Figures = {
+        "light": settings.light, "latents": settings.latents,
+        "picture_turns": settings.picture_turns,
+    }  # fmt: skip
     if not settings.latents:
         pooling = Pooling(config)
     else:

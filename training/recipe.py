@@ -166,7 +166,13 @@ class EncoderRecipe:
     half: bool = False  # store matrices as float16
     light: bool = False  # vectors have the light in a fibre (pooling.py)
     latents: int = Field(default=0, ge=0)  # numbers of images before they are codes, at their end
+    picture_turns: bool = False  # vectors of pictures are means over their eight turns (turns.py)
     gaia: bool = True  # False: train without the streams of Gaia (the paper's ablation)
+
+    @property
+    def pools(self) -> bool:
+        """Whether a vector is more than the mean of the transformer's outputs."""
+        return self.light or self.latents > 0 or self.picture_turns
 
     @property
     def trained(self) -> TransformerConfig:

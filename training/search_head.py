@@ -35,6 +35,7 @@ from training.pairing import ViewVectors
 SEARCH_DIM = 256
 Share = Annotated[float, Field(gt=0, lt=1)]
 KindShare = Annotated[float, Field(gt=0, le=1)]
+Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 KIND_DROPOUT = 0.2
 STD_FLOOR = 1e-6  # a dimension that never varies says nothing and must not divide by zero
 
@@ -59,8 +60,10 @@ class SearchHeadConfig:
     kind_width: int = Field(default=192, gt=0)  # of the layer between
     # Of the squared length where a kind is sure: what is left tells objects of one kind apart.
     kind_share: KindShare = 1.0
-    # Survey -> the same, where another holds: of pictures kinds are told less surely than it seems.
+    # Survey -> the same, where another holds.
     kind_shares: dict[str, KindShare] = field(default_factory=dict)
+    # Survey -> temperature of its kinds, where they are told less surely than it seems.
+    kind_temperatures: dict[str, Temperature] = field(default_factory=dict)
 
     @model_validator(mode="after")
     def _kinds_fit(self) -> SearchHeadConfig:
@@ -153,16 +156,24 @@ class SearchHead(nn.Module):
         look = F.normalize(self.output(self.dropout(x)) if self.config.hidden else x, dim=-1)
         if self.kinds is None:
             return look
-        share = self._kind_shares(surveys).to(vectors.device)
-        sure = self.kinds(self.told(x, seen)).softmax(dim=-1) * share.sqrt()
+        sure = self._sure(self.kinds(self.told(x, seen)), surveys)
         rest = (1 - sure.square().sum(dim=-1, keepdim=True)).clamp_min(0).sqrt()
         return torch.cat([sure, rest * look], dim=-1)
 
-    def _kind_shares(self, surveys: str | Sequence[str] | None) -> Float[Tensor, "*_"]:
-        known, default = self.config.kind_shares, self.config.kind_share
-        if surveys is None or isinstance(surveys, str):
-            return torch.tensor(known.get(surveys or "", default))
-        return torch.tensor([known.get(each, default) for each in surveys])[:, None]
+    def _sure(
+        self, logits: Float[Tensor, "n kind"], surveys: str | Sequence[str] | None
+    ) -> Float[Tensor, "n kind"]:
+        """How sure each kind is; of surveys with a temperature the length does not depend on it.
+
+        The product of two is then not the chance that both are of one kind, but how much their
+        distributions overlap (Bhattacharyya's coefficient), which holds where p itself does not.
+        """
+        share = _of_surveys(self.config.kind_shares, surveys, self.config.kind_share)
+        temperature = _of_surveys(self.config.kind_temperatures, surveys, 0.0)
+        share, temperature = share.to(logits.device), temperature.to(logits.device)
+        is_doubted = temperature > 0
+        p = (logits / torch.where(is_doubted, temperature, 1.0)).softmax(dim=-1)
+        return share.sqrt() * torch.where(is_doubted, p.sqrt(), p)
 
     def standardised(
         self,
@@ -242,6 +253,15 @@ class SearchHead(nn.Module):
             views = ", ".join(self.config.views)
             raise ValueError(f"this search head has no view {view!r}, it has {views}")
         return self.config.views.index(view)
+
+
+def _of_surveys(
+    known: Mapping[str, float], surveys: str | Sequence[str] | None, default: float
+) -> Float[Tensor, "*n"]:
+    """A number for all rows, or one for each as a column."""
+    if surveys is None or isinstance(surveys, str):
+        return torch.tensor(known.get(surveys or "", default))
+    return torch.tensor([known.get(each, default) for each in surveys])[:, None]
 
 
 def principal_components(

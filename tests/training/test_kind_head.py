@@ -191,3 +191,25 @@ def test_a_survey_may_have_a_share_of_its_own(plain: SearchHead) -> None:
     torch.testing.assert_close(pictures.norm(dim=1), torch.ones(4))
     with pytest.raises(ValidationError, match="shares"):
         replace(config, shares={"composite": 0.0})
+
+
+def test_in_doubt_kinds_are_softened_and_their_overlap_counts(plain: SearchHead) -> None:
+    data, labels = sky(0)
+    config = replace(TOLD, share=0.64, shares={"composite": 0.81}, temperatures={"composite": 3.0})
+    head = adding_kinds(plain, data, labels, NAMES, config)[0]
+    vectors = torch.from_numpy(data["image"].vectors[:6])
+
+    with torch.inference_mode():
+        trusted = head(vectors, "image")
+        pictures = head(vectors, "image", "composite")
+        mixed = head(vectors, "image", ["composite", "hsc"] * 3)
+
+    p = (trusted[:, :3] / 0.8).double()
+    softened = p ** (1 / 3) / (p ** (1 / 3)).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(pictures[:, :3].double(), 0.9 * softened.sqrt(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(pictures[:, :3].norm(dim=1), torch.full((6,), 0.9))
+    torch.testing.assert_close(pictures.norm(dim=1), torch.ones(6))
+    torch.testing.assert_close(mixed[::2], pictures[::2])
+    torch.testing.assert_close(mixed[1::2], trusted[1::2])
+    with pytest.raises(ValidationError, match="temperatures"):
+        replace(config, temperatures={"composite": 0.0})

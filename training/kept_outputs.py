@@ -64,9 +64,9 @@ class Kept:
         )  # fmt: skip
 
     def encoded(self, device: torch.device) -> Encoded:
-        """As the decoder takes it."""
+        """As the decoder takes it; autocast, where there is, makes bfloat16 of it again."""
         positions = self.positions.expand(len(self), -1).to(device)
-        return Encoded(self.outputs.to(device), positions, self.valid.to(device))
+        return Encoded(self.outputs.to(device).float(), positions, self.valid.to(device))
 
 
 def open_rows(

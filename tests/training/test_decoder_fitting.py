@@ -82,7 +82,11 @@ def test_what_is_kept_is_what_the_encoder_makes() -> None:
         assert sorted(hidden + shown) == [*range(16), layout.start["tok_flux_g"]]
 
 
-def test_the_same_seed_gives_the_same_decoder() -> None:
+@pytest.mark.parametrize("has_bfloat16", [False, True])
+def test_the_same_seed_gives_the_same_decoder(
+    has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bfloat16})
     config = replace(FAST, steps=5)
     made = []
     for _ in range(2):

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from math import prod
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -23,11 +25,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.kept_outputs import Kept, Rows, Show, keep, open_rows
+from training.modalities import STREAM
 from training.objective import freeze_encoder, freeze_unused, parameter_groups
 from training.precision import quick_autocast
 from training.schedule import rate_share
 from training.shards import TokenSet
-from training.transformer import Transformer, is_sequence
+from training.transformer import Encoded, Transformer, is_sequence
+
+LeftOut = Annotated[float, Field(ge=0, lt=1)]
+Favour = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @checked_dataclass(
@@ -40,9 +46,11 @@ class DecoderFitConfig:
     contexts: int = Field(default=2, gt=0)  # of each row; each shows some kinds of stream, whole
     max_rows: int = Field(default=20_000, gt=1)  # kept in memory at 2 bytes x width x tokens shown
     num_others: int = Field(default=8, ge=0)  # tokens of hidden streams that are asked for besides
-    # A step leaves out up to so many of the shown tokens, another share of each row: or a decoder
-    # learns images by heart.
-    max_left_out: float = Field(default=0.0, ge=0, lt=1)
+    # Kind of stream -> up to what share of its shown tokens a step leaves out: or a decoder learns
+    # images by heart. One that never saw a kind whole is less sure of it than it could be.
+    max_left_out: dict[str, LeftOut] = field(default_factory=dict)
+    # Kind of stream -> how many times as often contexts that show it are drawn.
+    favoured: dict[str, Favour] = field(default_factory=dict)
     steps: int = Field(default=5000, gt=0)
     batch_size: int = Field(default=64, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -100,9 +108,12 @@ def fit_decoder(
     )  # fmt: skip
     losses = _train(transformer, rows, kept, config, progress)
     held_out = [group.take(rows.held_out[group.rows]) for group in kept]
+    device = transformer.mask_token.device
     with torch.no_grad():
         nats = {
-            "+".join(group.shown): _floats(_nats(transformer, rows, group, config.asked))
+            "+".join(group.shown): _floats(
+                _nats(transformer, rows, group, group.encoded(device), config.asked)
+            )
             for group in held_out
             if len(group)
         }
@@ -133,7 +144,9 @@ def _train(
 ) -> list[float]:
     """The loop; nats of what was asked at each step."""
     taught = [torch.nonzero(~rows.held_out[group.rows])[:, 0] for group in kept]
+    favour = [prod(config.favoured.get(kind, 1.0) for kind in group.shown) for group in kept]
     sizes = np.array([len(mine) for mine in taught])
+    often = sizes * np.array(favour)
     transformer.requires_grad_(True)
     freeze_encoder(transformer)
     freeze_unused(transformer)
@@ -147,12 +160,12 @@ def _train(
         for parts in optimizer.param_groups:
             share = rate_share(step / config.steps, config.warmup_share)
             parts["lr"] = config.learning_rate * share
-        number = int(rng.choice(len(kept), p=sizes / sizes.sum()))
+        number = int(rng.choice(len(kept), p=often / often.sum()))
         some = torch.from_numpy(rng.integers(sizes[number], size=config.batch_size))
         batch = kept[number].take(taught[number][some])
-        batch = _thinned(batch, config.max_left_out, rng)
+        shown = _thinned(transformer, batch, config.max_left_out, rng)
         others = _others(transformer, batch, config.num_others, rng)
-        nats = _nats(transformer, rows, batch, config.asked, others)
+        nats = _nats(transformer, rows, batch, shown, config.asked, others)
         asked = [nats.pop(key) for key in config.asked if key in nats]
         terms = [torch.stack(some).mean() for some in (asked, list(nats.values())) if some]
         optimizer.zero_grad(set_to_none=True)
@@ -166,14 +179,27 @@ def _train(
     return losses
 
 
-def _thinned(batch: Kept, max_left_out: float, rng: np.random.Generator) -> Kept:
-    """Fewer tokens shown, of each row at least one."""
-    if not max_left_out:
-        return batch
-    share = rng.uniform(0, max_left_out, (len(batch), 1))
-    valid = batch.valid & torch.from_numpy(rng.random(batch.valid.shape) >= share)
-    nothing_left = ~valid.any(dim=1, keepdim=True)
-    return replace(batch, valid=torch.where(nothing_left, batch.valid, valid))
+def _thinned(
+    transformer: Transformer,
+    batch: Kept,
+    max_left_out: Mapping[str, float],
+    rng: np.random.Generator,
+) -> Encoded:
+    """Fewer tokens shown: of each kind as many in every row, which the decoder need not compute."""
+    device = transformer.mask_token.device
+    if not any(max_left_out.get(kind) for kind in batch.shown):
+        return batch.encoded(device)
+    keys = transformer.layout.keys
+    numbers = transformer.stream_of_position.cpu()[batch.positions].tolist()
+    kind_of = np.array([STREAM[keys[number]].kind for number in numbers])
+    # what a row lacks comes last, so that something is left of each
+    order = rng.random(batch.valid.shape) + ~batch.valid.numpy()
+    chosen = []
+    for kind in batch.shown:
+        where = np.flatnonzero(kind_of == kind)
+        num = max(1, round(len(where) * (1 - rng.uniform(0, max_left_out.get(kind, 0.0)))))
+        chosen.append(where[np.sort(order[:, where].argsort(axis=1)[:, :num], axis=1)])
+    return batch.encoded(device, torch.from_numpy(np.concatenate(chosen, axis=1)))
 
 
 Asked = tuple[Int64[Tensor, "row n"], Bool[Tensor, "row n"]]  # positions, and whether there is one
@@ -195,6 +221,7 @@ def _nats(
     transformer: Transformer,
     rows: Rows,
     batch: Kept,
+    shown: Encoded,
     asked: Sequence[str],
     others: Asked | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
@@ -209,7 +236,7 @@ def _nats(
     truth = rows.ids[batch.rows[:, None], where]
     where, valid, truth = where.to(device), valid.to(device), truth.to(device)
     with quick_autocast(device):
-        states = transformer.decode(batch.encoded(device), where, valid)
+        states = transformer.decode(shown, where, valid)
         nats = {}
         for number, key in enumerate(layout.keys):
             mine = valid & (transformer.stream_of_position[where] == number)

@@ -63,10 +63,21 @@ class Kept:
             hidden=self.hidden[some],
         )  # fmt: skip
 
-    def encoded(self, device: torch.device) -> Encoded:
-        """As the decoder takes it; autocast, where there is, makes bfloat16 of it again."""
-        positions = self.positions.expand(len(self), -1).to(device)
-        return Encoded(self.outputs.to(device).float(), positions, self.valid.to(device))
+    def encoded(
+        self, device: torch.device, some: Int64[Tensor, "kept some"] | None = None
+    ) -> Encoded:
+        """As the decoder takes it; autocast, where there is, makes bfloat16 of it again.
+
+        Args:
+            device: Where the decoder is.
+            some: Which of the tokens of each row; None: all.
+        """
+        outputs, valid = self.outputs, self.valid
+        positions = self.positions.expand(len(self), -1)
+        if some is not None:
+            outputs = outputs.gather(1, some[..., None].expand(-1, -1, outputs.shape[2]))
+            positions, valid = positions.gather(1, some), valid.gather(1, some)
+        return Encoded(outputs.to(device).float(), positions.to(device), valid.to(device))
 
 
 def open_rows(

@@ -40,7 +40,9 @@ def test_a_decoder_learns_what_a_stream_tells_and_knows_what_none_tells() -> Non
     transformer = _transformer()
     before = {name: each.clone() for name, each in transformer.named_parameters()}
 
-    report = fit_decoder(transformer, [_set(shard(1500))], replace(FAST, max_left_out=0.3))
+    report = fit_decoder(
+        transformer, [_set(shard(1500))], replace(FAST, max_left_out={"image": 0.3})
+    )
 
     after = dict(transformer.named_parameters())
     frozen = [name for name in before if name.startswith("encoder")]
@@ -130,18 +132,45 @@ def test_a_hidden_number_is_asked_for_as_often_as_a_hidden_image() -> None:
     assert bool(hidden.gather(1, where)[there].all())
 
 
-def test_thinning_leaves_out_another_share_of_each_row_and_never_all() -> None:
-    group = max(_opened(_transformer())[1], key=lambda each: len(each.positions))
-    batch = group.take(torch.zeros(2000, dtype=torch.long))
+def test_thinning_leaves_out_another_share_of_each_kind_and_keeps_what_is_there() -> None:
+    transformer = _transformer()
+    layout = transformer.layout
+    group = max(_opened(transformer)[1], key=lambda each: len(each.positions))
+    assert group.shown == ("image", "scalar")
+    batch = group.take(torch.arange(8))
+    image = torch.arange(layout.total)[layout.slice("tok_image")]
 
-    thin = _thinned(batch, 0.6, np.random.default_rng(0))
-    single = replace(batch, valid=torch.arange(17).expand(2000, -1) == 3)
+    rng = np.random.default_rng(0)
+    left = []
+    for _ in range(400):
+        thin = _thinned(transformer, batch, {"image": 0.75}, rng)
+        counts = torch.isin(thin.positions, image).sum(dim=1)
+        assert counts.unique().numel() == 1  # as many in every row
+        assert thin.positions.shape[1] == int(counts[0]) + 1  # the flux is a kind of one token
+        left.append(int(counts[0]))
+        for row, positions in enumerate(thin.positions):
+            where = torch.searchsorted(batch.positions, positions)
+            assert torch.equal(batch.positions[where], positions)
+            assert torch.equal(thin.outputs[row], batch.outputs[row, where].float())
+            assert torch.equal(thin.valid[row], batch.valid[row, where])
 
-    assert _thinned(batch, 0.0, np.random.default_rng(0)) is batch
-    left = thin.valid.float().mean(dim=1)
-    assert float(left.mean()) == pytest.approx(0.7, abs=0.02)
-    assert float(left.std()) > 0.18  # of shares from 0 to 0.6 alone 0.17
-    assert bool((_thinned(single, 0.99, np.random.default_rng(0)).valid == single.valid).all())
+    assert (min(left), max(left)) == (4, 16)  # of sixteen
+    assert np.mean(left) == pytest.approx(16 * (1 - 0.75 / 2), abs=0.5)
+
+
+def test_thinning_never_takes_the_last_token_of_a_row() -> None:
+    transformer = _transformer()
+    group = max(_opened(transformer)[1], key=lambda each: len(each.positions))
+    whole = group.take(torch.zeros(500, dtype=torch.long))
+    single = replace(whole, valid=torch.arange(17).expand(500, -1) == 3)
+
+    thin = _thinned(transformer, single, {"image": 0.99, "scalar": 0.99}, np.random.default_rng(0))
+
+    assert thin.positions.shape[1] < 17
+    assert bool((thin.valid.sum(dim=1) == 1).all())
+    assert torch.equal(
+        _thinned(transformer, single, {}, np.random.default_rng(0)).valid, single.valid
+    )
 
 
 @pytest.mark.parametrize(

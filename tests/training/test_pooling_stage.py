@@ -85,7 +85,7 @@ def test_light_alone_wants_no_data(tmp_path: Path) -> None:
 
 def test_a_recipe_that_gives_nothing_or_too_few_images_is_refused(tmp_path: Path) -> None:
     out = save_encoder(tmp_path / "encoder")
-    with pytest.raises(ValueError, match="set light or latents under"):
+    with pytest.raises(ValueError, match="set light, latents or picture_turns under"):
         make_pooling(_recipe(light=False, latents=0), out, _silent)
     with pytest.raises(ValueError, match=f"80 latents want more images than that, got {NUM}"):
         make_pooling(_recipe(latents=80), out, _silent, num_workers=1)

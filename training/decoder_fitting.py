@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Annotated
 
 import numpy as np
@@ -33,7 +32,6 @@ from training.shards import TokenSet
 from training.transformer import Encoded, Transformer, is_sequence
 
 LeftOut = Annotated[float, Field(ge=0, lt=1)]
-Favour = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @checked_dataclass(
@@ -49,8 +47,6 @@ class DecoderFitConfig:
     # Kind of stream -> up to what share of its shown tokens a step leaves out: or a decoder learns
     # images by heart. One that never saw a kind whole is less sure of it than it could be.
     max_left_out: dict[str, LeftOut] = field(default_factory=dict)
-    # Kind of stream -> how many times as often contexts that show it are drawn.
-    favoured: dict[str, Favour] = field(default_factory=dict)
     steps: int = Field(default=5000, gt=0)
     batch_size: int = Field(default=64, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -90,10 +86,15 @@ def fit_decoder(
         progress: Told what is being done, and its share.
 
     Raises:
-        ValueError: a stream cannot be asked for or has several tokens, or no row has it and
-            something to show beside it.
+        ValueError: a stream cannot be asked for or has several tokens, no row has it and
+            something to show beside it, or max_left_out names a kind that the model lacks.
     """
     _check(transformer, config.asked)
+    kinds = {STREAM[key].kind for key in transformer.layout.keys}
+    if unknown := sorted(set(config.max_left_out) - kinds):
+        raise ValueError(
+            f"max_left_out of {unknown[0]!r}: this model has streams of {', '.join(sorted(kinds))}"
+        )
     torch.set_num_threads(config.num_threads)
     started = time.monotonic()
     rows = open_rows(
@@ -144,9 +145,7 @@ def _train(
 ) -> list[float]:
     """The loop; nats of what was asked at each step."""
     taught = [torch.nonzero(~rows.held_out[group.rows])[:, 0] for group in kept]
-    favour = [prod(config.favoured.get(kind, 1.0) for kind in group.shown) for group in kept]
     sizes = np.array([len(mine) for mine in taught])
-    often = sizes * np.array(favour)
     transformer.requires_grad_(True)
     freeze_encoder(transformer)
     freeze_unused(transformer)
@@ -160,7 +159,7 @@ def _train(
         for parts in optimizer.param_groups:
             share = rate_share(step / config.steps, config.warmup_share)
             parts["lr"] = config.learning_rate * share
-        number = int(rng.choice(len(kept), p=often / often.sum()))
+        number = int(rng.choice(len(kept), p=sizes / sizes.sum()))
         some = torch.from_numpy(rng.integers(sizes[number], size=config.batch_size))
         batch = kept[number].take(taught[number][some])
         shown = _thinned(transformer, batch, config.max_left_out, rng)

@@ -186,8 +186,13 @@ class Encoder:
                     f"{observation.survey} {observation.object_id}: nothing that this encoder makes"
                     f" a vector of; it reads the streams {', '.join(self._keys)}"
                 )
+            is_first = row == 0 or row_of[row - 1] != row_of[row]
             wanted += [
-                (row, view, feeds[view]) for view in VIEWS if view in feeds and view in asked
+                (row, view, feeds[view])
+                for view in VIEWS
+                if view in feeds and view in asked
+                # a turn changes no view without an image
+                if is_first or _shows_image(feeds[view])
             ]
         spectra = self.codecs.get("spectrum")
         if isinstance(spectra, SpectrumTokenizer):
@@ -320,7 +325,7 @@ class Encoder:
         seen = [
             (number, summaries[row])
             for number, (row, _, keys) in enumerate(wanted)
-            if any(STREAM[key].kind == "image" for key in keys)
+            if _shows_image(keys)
         ]
         if seen:
             features = torch.stack([each for _, each in seen]).to(self.device)
@@ -352,6 +357,10 @@ class Encoder:
         if smaller < len(items):
             self.max_objects = min(self.max_objects, smaller)
         return made
+
+
+def _shows_image(keys: Sequence[str]) -> bool:
+    return any(STREAM[key].kind == "image" for key in keys)
 
 
 def _own(networks: Network) -> Network:

@@ -27,10 +27,19 @@ def turned(image: Image, quarters: int, *, mirrored: bool) -> Image:
     return replace(image, flux=of(image.flux), ivar=of(image.ivar), mask=of(image.mask))
 
 
-def is_picture(observation: Observation) -> bool:
-    """Whether it is a display image with nothing else on its pixels."""
+def all_turns(image: Image) -> list[Image]:
+    """The image in its eight turns, first as it is."""
+    return [
+        turned(image, quarters, mirrored=mirrored)
+        for quarters in range(4)
+        for mirrored in (False, True)
+    ]
+
+
+def picture_of(observation: Observation) -> Image | None:
+    """Its image, if that is a display image with nothing else on its pixels."""
     alone = observation.object_mask is None and observation.ellipses is None
-    return observation.image is not None and not observation.calibrated and alone
+    return observation.image if alone and not observation.calibrated else None
 
 
 def in_turns(observations: Sequence[Observation]) -> tuple[list[Observation], list[int]]:
@@ -38,15 +47,9 @@ def in_turns(observations: Sequence[Observation]) -> tuple[list[Observation], li
     seen: list[Observation] = []
     rows: list[int] = []
     for row, observation in enumerate(observations):
-        image = observation.image
-        if image is None or not is_picture(observation):
-            turns = [observation]
-        else:
-            turns = [
-                replace(observation, image=turned(image, quarters, mirrored=mirrored))
-                for quarters in range(4)
-                for mirrored in (False, True)
-            ]
+        turns = [observation]
+        if (image := picture_of(observation)) is not None:
+            turns = [replace(observation, image=each) for each in all_turns(image)]
         seen += turns
         rows += [row] * len(turns)
     return seen, rows

@@ -182,6 +182,7 @@ def test_thinning_never_takes_the_last_token_of_a_row() -> None:
         ({"asked": ()}, "expected streams to ask a decoder for, got none"),
         ({"asked": ("tok_image",)}, "streams of one token to ask for, tok_image has 16"),
         ({"asked": ("tok_flux_r",)}, "cannot be asked for 'tok_flux_r', only for tok_image, tok_z"),
+        ({"max_left_out": {"images": 0.5}}, "'images': this model has streams of"),
         ({"validation_share": 0.999999}, "rows are held out, none is left to learn from"),
     ],
 )

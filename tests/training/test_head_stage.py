@@ -22,6 +22,7 @@ from training.pooling import Pooling, PoolingConfig
 from training.precision import quick_precision
 from training.recipe import DataRecipe, LabelsRecipe, Recipe, read_recipe
 from training.surveys import reader
+from training.turns import all_turns
 
 NUM = 6
 SHIPPED = encoder.SHIPPED / "nano" / "nano.toml"
@@ -315,24 +316,7 @@ def _all_turns(seen: Observation) -> list[Observation]:
     """An object in the eight ways that right angles and a mirror make of it."""
     if seen.image is None:
         return [seen]
-    image = seen.image
-
-    def turned(plane: np.ndarray, quarters: int, step: int) -> np.ndarray:
-        return np.ascontiguousarray(np.rot90(plane, quarters, axes=(1, 2))[:, :, ::step])
-
-    return [
-        replace(
-            seen,
-            image=replace(
-                image,
-                flux=turned(image.flux, quarters, step),
-                ivar=turned(image.ivar, quarters, step),
-                mask=turned(image.mask, quarters, step),
-            ),
-        )
-        for quarters in range(4)
-        for step in (1, -1)
-    ]
+    return [replace(seen, image=each) for each in all_turns(seen.image)]
 
 
 def save_pooled(folder: Path, config: PoolingConfig) -> Path:

@@ -163,7 +163,7 @@ class GatedMLP(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        hidden = int(2 * int(config.dim * config.mlp_ratio) / 3)
+        hidden = config.mlp_hidden
         self.fc1 = nn.Linear(config.dim, hidden, bias=config.mlp_bias)
         self.fc2 = nn.Linear(hidden, config.dim, bias=config.mlp_bias)
         self.fc3 = nn.Linear(config.dim, hidden, bias=config.mlp_bias)

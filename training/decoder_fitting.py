@@ -45,8 +45,10 @@ class DecoderFitConfig:
     max_rows: int = Field(default=20_000, gt=1)  # kept in memory at 2 bytes x width x tokens shown
     num_others: int = Field(default=8, ge=0)  # tokens of hidden streams that are asked for besides
     # Kind of stream -> up to what share of its shown tokens a step leaves out: or a decoder learns
-    # images by heart. One that never saw a kind whole is less sure of it than it could be.
+    # images by heart. One that never saw a kind whole is less sure of it than it could be, so
+    # after this share of the steps all tokens are there.
     max_left_out: dict[str, LeftOut] = field(default_factory=dict)
+    left_out_until: float = Field(default=1.0, ge=0, le=1)
     steps: int = Field(default=5000, gt=0)
     batch_size: int = Field(default=64, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -162,7 +164,8 @@ def _train(
         number = int(rng.choice(len(kept), p=sizes / sizes.sum()))
         some = torch.from_numpy(rng.integers(sizes[number], size=config.batch_size))
         batch = kept[number].take(taught[number][some])
-        shown = _thinned(transformer, batch, config.max_left_out, rng)
+        left_out = config.max_left_out if step < config.left_out_until * config.steps else {}
+        shown = _thinned(transformer, batch, left_out, rng)
         others = _others(transformer, batch, config.num_others, rng)
         nats = _nats(transformer, rows, batch, shown, config.asked, others)
         asked = [nats.pop(key) for key in config.asked if key in nats]

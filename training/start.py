@@ -1,7 +1,8 @@
 """Where training begins: fresh weights, or those of an encoder that was trained before.
 
-A published encoder goes on learning: from more data, with another masking, with a stream added.
-What the model has and that encoder lacks (a new stream's tables) is drawn fresh.
+A published encoder goes on learning: from more data, with another masking, with a stream added, or
+in a larger model that begins by computing the same (growth.py). What the model has and that encoder
+lacks (a new stream's tables) is drawn fresh.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from training import artifact
+from training.growth import SIZES, grown
 from training.modalities import STREAM
 from training.transformer import Draw, initialise
 from training.transformer_config import TransformerConfig
@@ -32,12 +34,13 @@ def read_start(source: str, model: TransformerConfig, out: Path) -> Start:
 
     Args:
         source: A folder, or a repository of the Hub, as artifact.load takes it.
-        model: What is to be trained; its streams may differ, all else is the same.
+        model: What is to be trained; it may have other streams and be larger, all else is the same.
         out: Folder with the tokenizers whose codes it is trained on.
 
     Raises:
-        ValueError: the encoder cannot be read, is of other sizes, or its tokenizer of a stream is
-            not the one in `out`, so that a code would mean something else; names both.
+        ValueError: the encoder cannot be read, the model is smaller or not grown evenly (`grown`),
+            another setting differs, or the encoder's tokenizer of a stream is not the one in `out`,
+            so that a code would mean something else; names both.
     """
     folder = artifact.folder_of(source)
     read: artifact.Read = {}
@@ -59,6 +62,10 @@ def read_start(source: str, model: TransformerConfig, out: Path) -> Start:
                 f"begin: {setting} is {has[setting]} in {folder}, {value} in the model to train"
             )
     weights = {name: each.detach().float() for name, each in transformer.named_parameters()}
+    try:
+        weights = grown(weights, there, model)
+    except ValueError as error:
+        raise ValueError(f"begin: {folder} cannot grow to the model to train: {error}") from error
     return Start(weights, artifact.hash_of(read))
 
 
@@ -71,7 +78,7 @@ def _digest_of_codec(folder: Path, key: str) -> str:
 def _comparable(config: TransformerConfig, streams: Sequence[str]) -> dict[str, object]:
     """Settings in which a model and the one that it continues must agree."""
     settings = artifact.dump_config(config)
-    for free in ("domains_in", "domains_out", "released_layout"):
+    for free in ("domains_in", "domains_out", "released_layout", *SIZES):
         del settings[free]
     return settings | {key: config.domains_in[key] for key in streams}
 

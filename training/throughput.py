@@ -54,8 +54,7 @@ def work_of(batch: Batch, config: TransformerConfig) -> Work:
     num_asked = int(batch.target_valid.sum())
     queries = batch.targets.shape[1]
     dim = config.dim
-    hidden = int(2 * int(dim * config.mlp_ratio) / 3)
-    mlp = 3 * dim * hidden
+    mlp = 3 * dim * config.mlp_hidden
     encoder = num_shown * (4 * dim**2 + mlp) + 2 * rows * width**2 * dim
     decoder = (
         num_asked * (6 * dim**2 + mlp)  # both attentions' own projections

@@ -99,6 +99,24 @@ def test_the_same_seed_gives_the_same_decoder(
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
 
 
+def test_tokens_are_left_out_for_a_share_of_the_steps() -> None:
+    brief = replace(FAST, steps=4, learning_rate=1e-3)
+    thin = replace(brief, max_left_out={"image": 0.9})
+    fitted = {}
+    for name, config in {
+        "whole": brief,
+        "never": replace(thin, left_out_until=0.0),
+        "at first": replace(thin, left_out_until=0.5),
+        "always": thin,
+    }.items():
+        transformer = _transformer()
+        fit_decoder(transformer, [_set(shard())], config)
+        fitted[name] = transformer.mask_token.detach().clone()
+    assert torch.equal(fitted["never"], fitted["whole"])
+    assert not torch.equal(fitted["at first"], fitted["whole"])
+    assert not torch.equal(fitted["at first"], fitted["always"])
+
+
 def test_rows_are_spread_over_all_sets_and_objects_that_are_held_out_stay_so() -> None:
     transformer = _transformer()
     sets = [_set(shard()), replace(_set(shard(seed=1, start=NUM)), name="two")]

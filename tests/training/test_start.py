@@ -95,7 +95,8 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoder_depth": 3}, "encoder_depth is 2 in .*, 3 in the model to train"),
+        ({"encoder_depth": 1}, "encoder_depth is to be 2 or more, got 1"),
+        ({"dim": 48}, "first cannot grow .*: dim is to be a multiple of 32, got 48"),
         ({"qk_norm": False}, "qk_norm is True in .*, False in the model"),
         (
             {"domains_in": {"tok_z": Domain(vocabulary=65, grid=(1, 1))}},

@@ -43,6 +43,9 @@ class DecoderFitConfig:
     asked: tuple[str, ...] = ("tok_z",)  # streams of one token, which are never shown
     contexts: int = Field(default=2, gt=0)  # of each row; each shows some kinds of stream, whole
     max_rows: int = Field(default=20_000, gt=1)  # kept in memory at 2 bytes x width x tokens shown
+    # What the ranked probability score of asked numbers counts beside their nats: one code off is
+    # better than a hundred, of which nats know nothing. In units of a hundredth of all codes.
+    rank_weight: float = Field(default=0.0, ge=0)
     num_others: int = Field(default=8, ge=0)  # tokens of hidden streams that are asked for besides
     # Kind of stream -> up to what share of its shown tokens a step leaves out: or a decoder learns
     # images by heart. One that never saw a kind whole is less sure of it than it could be, so
@@ -114,9 +117,12 @@ def fit_decoder(
     device = transformer.mask_token.device
     with torch.no_grad():
         nats = {
-            "+".join(group.shown): _floats(
-                _nats(transformer, rows, group, group.encoded(device), config.asked)
-            )
+            "+".join(group.shown): {
+                key: float(F.cross_entropy(scores, truth))
+                for key, (scores, truth) in _told(
+                    transformer, rows, group, group.encoded(device), config.asked
+                ).items()
+            }
             for group in held_out
             if len(group)
         }
@@ -167,11 +173,17 @@ def _train(
         left_out = config.max_left_out if step < config.left_out_until * config.steps else {}
         shown = _thinned(transformer, batch, left_out, rng)
         others = _others(transformer, batch, config.num_others, rng)
-        nats = _nats(transformer, rows, batch, shown, config.asked, others)
-        asked = [nats.pop(key) for key in config.asked if key in nats]
-        terms = [torch.stack(some).mean() for some in (asked, list(nats.values())) if some]
+        told = _told(transformer, rows, batch, shown, config.asked, others)
+        nats = {key: F.cross_entropy(scores, truth) for key, (scores, truth) in told.items()}
+        asked = [key for key in config.asked if key in nats]
+        kinds = (asked, [key for key in nats if key not in asked])
+        terms = [torch.stack([nats[key] for key in some]).mean() for some in kinds if some]
+        loss = torch.stack(terms).sum()
+        if config.rank_weight and asked:
+            ranked = torch.stack([ranked_probability_score(*told[key]) for key in asked]).mean()
+            loss = loss + config.rank_weight * ranked
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(torch.stack(terms).sum())
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(learned, config.max_gradient_norm, error_if_nonfinite=True)
         optimizer.step()
         losses.append(terms[0].item())
@@ -219,15 +231,15 @@ def _others(transformer: Transformer, batch: Kept, num: int, rng: np.random.Gene
     return where, found.isfinite()
 
 
-def _nats(
+def _told(
     transformer: Transformer,
     rows: Rows,
     batch: Kept,
     shown: Encoded,
     asked: Sequence[str],
     others: Asked | None = None,
-) -> dict[str, Float[Tensor, ""]]:
-    """Mean cross-entropy of each stream that a row of the batch has."""
+) -> dict[str, tuple[Float[Tensor, "_ _"], Int64[Tensor, " _"]]]:
+    """Scores and true codes of each stream, of the rows of the batch that have it."""
     layout, device = transformer.layout, transformer.mask_token.device
     starts = torch.tensor([layout.start[key] for key in asked])
     where = starts.expand(len(batch), -1)
@@ -239,14 +251,23 @@ def _nats(
     where, valid, truth = where.to(device), valid.to(device), truth.to(device)
     with quick_autocast(device):
         states = transformer.decode(shown, where, valid)
-        nats = {}
+        told = {}
         for number, key in enumerate(layout.keys):
             mine = valid & (transformer.stream_of_position[where] == number)
             if bool(mine.any()):
                 scores = transformer.logits(key, states[mine]).float()
-                nats[key] = F.cross_entropy(scores, truth[mine] - layout.id_start[key])
-    return nats
+                told[key] = (scores, truth[mine] - layout.id_start[key])
+    return told
 
 
-def _floats(nats: Mapping[str, Tensor]) -> dict[str, float]:
-    return {key: float(each) for key, each in nats.items()}
+def ranked_probability_score(
+    scores: Float[Tensor, "n code"], truth: Int64[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """Mean squared distance of cumulative probabilities from the step at the true code, in percent.
+
+    A proper score, so that it asks for the same posterior as nats do (Epstein 1969, J. Appl.
+    Meteorol. 8, 985), and one that grows with distance.
+    """
+    below = scores.softmax(dim=1).cumsum(dim=1)
+    step = torch.arange(scores.shape[1], device=scores.device) >= truth[:, None]
+    return 100 * (below - step.float()).square().mean()

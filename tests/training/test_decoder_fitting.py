@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from tests.training.token_data import DOMAINS, MODEL, NUM, shard
-from training.decoder_fitting import DecoderFitConfig, _others, _thinned, fit_decoder
+from training.decoder_fitting import (
+    DecoderFitConfig,
+    _others,
+    _thinned,
+    fit_decoder,
+    ranked_probability_score,
+)
 from training.kept_outputs import Kept, Rows, keep, open_rows
 from training.shards import TokenSet, TokenShard
 from training.transformer import Transformer
@@ -115,6 +121,43 @@ def test_tokens_are_left_out_for_a_share_of_the_steps() -> None:
     assert torch.equal(fitted["never"], fitted["whole"])
     assert not torch.equal(fitted["at first"], fitted["whole"])
     assert not torch.equal(fitted["at first"], fitted["always"])
+
+
+def test_the_ranked_probability_score_is_its_definition() -> None:
+    rng = np.random.default_rng(0)
+    scores, truth = rng.normal(size=(5, 7)), rng.integers(7, size=5)
+    expected = []
+    for row, code in zip(scores, truth, strict=True):
+        mass = np.exp(row) / np.exp(row).sum()
+        expected += [(mass[: n + 1].sum() - float(n >= code)) ** 2 for n in range(7)]
+    made = ranked_probability_score(torch.from_numpy(scores), torch.from_numpy(truth))
+    assert float(made) == pytest.approx(100 * np.mean(expected))
+
+
+def test_the_ranked_probability_score_is_best_where_probabilities_are_true() -> None:
+    true = torch.tensor([0.1, 0.4, 0.2, 0.3], dtype=torch.float64)
+    told = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([told], max_iter=100, tolerance_grad=1e-12)
+
+    def mean_score() -> torch.Tensor:
+        optimizer.zero_grad()
+        each = [ranked_probability_score(told[None], torch.tensor([code])) for code in range(4)]
+        mean = (torch.stack(each) * true).sum()
+        torch.autograd.backward(mean)
+        return mean
+
+    optimizer.step(mean_score)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(told.detach().softmax(dim=0), true, rtol=0, atol=1e-4)
+
+
+def test_a_decoder_is_taught_distance_where_asked() -> None:
+    near = replace(FAST, steps=150, rank_weight=2.0)
+    means = {}
+    for name, config in {"nats": replace(near, rank_weight=0.0), "ranked": near}.items():
+        transformer = _transformer()
+        fit_decoder(transformer, [_set(shard())], config)
+        means[name] = transformer.mask_token.detach().clone()
+    assert not torch.equal(means["nats"], means["ranked"])
 
 
 def test_rows_are_spread_over_all_sets_and_objects_that_are_held_out_stay_so() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.training.token_data import DOMAINS, MODEL
+from training import encoder, growth
 from training.growth import grown
+from training.recipe import read_recipe
 from training.transformer import StreamEmbedding, Transformer
 from training.transformer_config import Domain, TransformerConfig
 
@@ -143,6 +146,22 @@ def test_the_same_weights_grow_the_same_everywhere() -> None:
     weights, new = dict(old_model().named_parameters()), replace(OLD, dim=96, num_heads=6)
     once, again = grown(weights, OLD, new), grown(weights, OLD, new)
     assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+def test_nano_grows_to_a_tiny_of_the_same_vectors() -> None:
+    recipe = read_recipe(Path(growth.__file__).parent / "recipes" / "tiny_grown.toml")
+    assert recipe.encoder.training.begin == "training/nano"
+    nano = encoder.load("nano").transformer.float()
+    tiny = new_model(nano, recipe.encoder.model)
+    rng = torch.Generator().manual_seed(0)
+    tokens = {
+        key: torch.randint(domain.vocabulary, (4, domain.num_tokens), generator=rng)
+        for key, domain in nano.config.domains_in.items()
+    }
+    with torch.no_grad():
+        expected = nano.pool(nano.encode(tokens)).repeat_interleave(2, dim=1)
+        made = tiny.pool(tiny.encode(tokens))
+    assert float((made - expected).norm() / expected.norm()) < 0.01
 
 
 @pytest.mark.parametrize(

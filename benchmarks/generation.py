@@ -10,6 +10,8 @@ are left out, as in the paper. For each step:
     r2            of the posterior mean, with its bootstrap error
     pit           chi-square of ten bins of the probability integral transform against a flat one;
                   9 on average where the posteriors are calibrated, with deviation 4.2
+    pit_by_code   the same where a truth is known to its code alone: a posterior that is narrower
+                  than a code cannot say so, and has too flat a density
     width         mean standard deviation of the posteriors: it should fall from step to step
     coverage      share of truths within the central 68 %
     outliers      share of means further than 0.15 (1 + z) from the truth
@@ -203,7 +205,7 @@ def figures_of(densities: Densities, truth: Float64[ndarray, " object"]) -> dict
     mean, (low, high) = densities.mean(), densities.interval(0.68).T
     rng = np.random.default_rng(0)
     picks = rng.integers(len(truth), size=(NUM_RESAMPLES, len(truth)))
-    even = flatness(densities.pit(truth))
+    even, by_code = flatness(densities.pit(truth)), flatness(densities.pit(truth, by_bin=True))
     return {
         "r2": r2(truth, mean),
         "r2_error": float(np.std([r2(truth[rows], mean[rows]) for rows in picks])),
@@ -213,6 +215,7 @@ def figures_of(densities: Densities, truth: Float64[ndarray, " object"]) -> dict
             "expected": even.degrees,
             "error": float(np.sqrt(2 * even.degrees)),
         },
+        "pit_by_code": {**asdict(by_code), "expected": by_code.degrees},
         "width": float(densities.deviation().mean()),
         "coverage": float(((truth >= low) & (truth <= high)).mean()),
         "outliers": float((np.abs(mean - truth) > 0.15 * (1 + truth)).mean()),

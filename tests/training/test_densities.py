@@ -85,6 +85,28 @@ def test_the_transform_of_draws_is_flat_and_of_wrong_ones_is_not() -> None:
         assert flatness(densities.pit(wrong)).p_value < 1e-6
 
 
+def test_by_bin_it_asks_of_bins_alone_where_in_a_bin_truths_lie() -> None:
+    rng = np.random.default_rng(5)
+    mass = rng.dirichlet([4.0, *[1.0] * 3], 4000)
+    densities = Densities(np.array([0.0, 0.0, 1.0, 2.0, 3.0]), mass)
+    truth = drawn(densities, 1, 6)[0]
+    inside = truth > 0
+    narrow = np.where(inside, np.ceil(truth) - 0.5 + 0.1 * (truth - np.ceil(truth) + 0.5), 0.0)
+    assert flatness(densities.pit(truth, by_bin=True)).p_value > 0.01
+    assert flatness(densities.pit(narrow, by_bin=True)).p_value > 0.01
+    assert flatness(densities.pit(narrow)).p_value < 1e-6
+    wrong = np.where(inside, np.ceil(truth) % 3 + 0.5, 0.0)
+    assert flatness(densities.pit(wrong, by_bin=True)).p_value < 1e-6
+
+
+def test_by_bin_by_hand(some: Densities) -> None:
+    for truth, (low, high) in {1.5: (0.3, 0.6), 2.0: (0.3, 0.6), 0.0: (0.0, 0.1)}.items():
+        told = np.array([truth, 0.0, 0.0])
+        pit = [some.pit(told, by_bin=True, seed=seed)[0] for seed in range(400)]
+        assert low <= min(pit) <= low + 0.02
+        assert high - 0.02 <= max(pit) <= high
+
+
 def test_transform_by_hand(some: Densities) -> None:
     pit = some.pit(np.array([1.5, 0.0, 9.0]), seed=1)
     assert pit[0] == pytest.approx(0.45)

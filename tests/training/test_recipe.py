@@ -120,7 +120,16 @@ def test_recipe_reads_every_table(recipe_file: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["nano.toml", "longer.toml", "redshift.toml", "latents.toml", "whole.toml", "kinds.toml"],
+    [
+        "nano.toml",
+        "longer.toml",
+        "redshift.toml",
+        "latents.toml",
+        "whole.toml",
+        "ranked.toml",
+        "spectra.toml",
+        "kinds.toml",
+    ],
 )
 def test_shipped_recipes_are_valid_and_make_the_shipped_encoder(name: str) -> None:
     folder = encoder.SHIPPED / "nano"

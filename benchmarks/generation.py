@@ -10,8 +10,7 @@ are left out, as in the paper. For each step:
     r2            of the posterior mean, with its bootstrap error
     pit           chi-square of ten bins of the probability integral transform against a flat one;
                   9 on average where the posteriors are calibrated, with deviation 4.2
-    pit_by_code   the same where a truth is known to its code alone: a posterior that is narrower
-                  than a code cannot say so, and has too flat a density
+    pit_by_code   the same of codes alone, wherever in its code a truth lies
     width         mean standard deviation of the posteriors: it should fall from step to step
     coverage      share of truths within the central 68 %
     outliers      share of means further than 0.15 (1 + z) from the truth

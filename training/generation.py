@@ -146,7 +146,8 @@ def posterior(
         transformer, objects, key, codecs={STREAM[key].codec: codec}, mask=mask,
         batch_size=batch_size,
     )[:, : codec.num_codes]  # fmt: skip
-    return Densities(bin_edges(codec), scores.double().softmax(dim=-1).numpy())
+    mass = scores.double().softmax(dim=-1).numpy()
+    return Densities(bin_edges(codec), mass, smooth=True)
 
 
 @torch.no_grad()

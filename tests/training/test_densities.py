@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy import ndarray
+from scipy.interpolate import PchipInterpolator
+from scipy.stats import norm
 
 from training.densities import Densities, bin_edges, flatness
 from training.tokenizers.scalar import (
@@ -83,6 +90,51 @@ def test_the_transform_of_draws_is_flat_and_of_wrong_ones_is_not() -> None:
     assert sum(good.shares) == pytest.approx(1)
     for wrong in (np.roll(truth, 1), np.clip(truth * 0.8, 0, None)):
         assert flatness(densities.pit(wrong)).p_value < 1e-6
+
+
+def test_smooth_ones_are_those_of_scipy_and_agree_at_edges() -> None:
+    rng = np.random.default_rng(7)
+    edges = np.array([0.0, 0.0, 0.5, 2.0, 2.0, 2.5, 4.0])  # atoms at 0 and at 2
+    smooth = Densities(edges, rng.dirichlet([1.0] * 6, 50), smooth=True)
+    even = replace(smooth, smooth=False)
+    for edge in (0.5, 2.5, 4.0):
+        at = np.full(50, edge)
+        np.testing.assert_allclose(smooth.pit(at), even.pit(at), atol=1e-12)
+    knots, solid = np.array([0.0, 0.5, 2.0, 2.5, 4.0]), [1, 2, 4, 5]
+    for row, mass in enumerate(smooth.mass):
+        curve = PchipInterpolator(knots, np.append(0, mass[solid].cumsum()))
+        for value in (0.2, 1.3, 2.2, 3.9):
+            atoms = mass[0] + (mass[3] if value > 2 else 0)
+            made = smooth.pit(np.full(50, value))[row]
+            assert made == pytest.approx(float(curve(value)) + atoms, abs=1e-12)
+
+
+@given(
+    mass=arrays(np.float64, 6, elements=st.floats(0, 1)).filter(lambda each: each.sum() > 0.01),
+    share=st.floats(0.001, 0.999),
+)
+def test_a_smooth_quantile_has_its_share_below_it(mass: ndarray, share: float) -> None:
+    edges = np.array([0.0, 0.1, 1.0, 1.5, 3.0, 3.2, 5.0])
+    smooth = Densities(edges, (mass / mass.sum())[None], smooth=True)
+    value = smooth.quantile(share)
+    assert edges[0] <= value[0] <= edges[-1]
+    assert smooth.pit(value)[0] == pytest.approx(share, abs=1e-6)
+    assert smooth.quantile(min(share + 0.001, 1))[0] >= value[0] - 1e-9
+
+
+def test_smooth_ones_are_nearer_to_what_is_as_narrow_as_a_bin() -> None:
+    rng = np.random.default_rng(9)
+    edges = np.arange(11.0)
+    centre = rng.uniform(3, 7, 4000)
+    truth = centre + 0.5 * rng.normal(size=4000)
+    below = norm.cdf((edges - centre[:, None]) / 0.5)
+    mass = np.diff(below) / np.diff(below).sum(axis=1, keepdims=True)
+    held = {}
+    for smooth in (False, True):
+        low, high = Densities(edges, mass, smooth=smooth).interval(0.68).T
+        held[smooth] = float(((truth >= low) & (truth <= high)).mean())
+    assert held[False] > 0.73
+    assert abs(held[True] - 0.68) < 0.5 * (held[False] - 0.68)
 
 
 def test_by_bin_it_asks_of_bins_alone_where_in_a_bin_truths_lie() -> None:

@@ -36,7 +36,7 @@ def test_recipe_of_a_published_size_is_that_of_the_paper(size: str) -> None:
 def test_every_recipe_is_readable() -> None:
     files = sorted(RECIPES.glob("*.toml"))
 
-    assert [file.stem for file in files] == ["base", "large", "tiny", "xl"]
+    assert [file.stem for file in files] == ["base", "large", "tiny", "tiny_grown", "xl"]
     assert all(read_recipe(file).data.mixture for file in files)
 
 

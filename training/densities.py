@@ -129,14 +129,11 @@ class Densities:
         if by_bin:
             # bins hold their upper edge; an atom is a bin whose edges are equal
             number = np.maximum(np.searchsorted(self.edges, inside, side="left") - 1, 0)
-            below = self._below()[np.arange(len(self))]
-            lower, upper = (
-                below[np.arange(len(self)), number],
-                below[np.arange(len(self)), number + 1],
-            )
-            return lower + np.random.default_rng(seed).random(len(self)) * (upper - lower)
-        lower = self._cumulative(inside, np.searchsorted(self.edges, inside, side="left"))
-        upper = self._cumulative(inside, np.searchsorted(self.edges, inside, side="right"))
+            below, row = self._below(), np.arange(len(self))
+            lower, upper = below[row, number], below[row, number + 1]
+        else:
+            lower = self._cumulative(inside, np.searchsorted(self.edges, inside, side="left"))
+            upper = self._cumulative(inside, np.searchsorted(self.edges, inside, side="right"))
         return lower + np.random.default_rng(seed).random(len(self)) * (upper - lower)
 
     def _cumulative(

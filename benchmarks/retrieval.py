@@ -17,7 +17,8 @@ Image and spectrum of one object ask for each other among all objects; beside ho
 is in the first ten stands an oracle that knows true griz fluxes and sees the image's with noise.
 
 Redshift R2 of galaxies rises from fluxes to image to spectrum: by the mean of the encoder's own
-posterior where it has a stream of redshift, else by an MLP on half of the galaxies.
+posterior where it has a stream of redshift, else by an MLP on half of the galaxies. How flat the
+probability integral transform of these posteriors is stands under `run.redshift_pit`.
 
 Several heads are measured in one run: raw mean vectors; centred; centred principal components;
 the encoder's own head. Means and components are those of the ranked vectors themselves, without
@@ -150,6 +151,7 @@ def measure(
             "lenses": f"{skies[0].set_size} in each of ten sets",
             "redshift_by": how,
             "redshift_r2_error": {step: each["error"] for step, each in r2.items()},
+            "redshift_pit": {step: each["pit"] for step, each in r2.items() if "pit" in each},
             "skipped": skipped,
         },
     }
@@ -225,7 +227,7 @@ def figures_of(
 def redshift_figures(
     name: str, skies: Sequence[HeldOutSky], seeds: range, num_objects: int
 ) -> tuple[redshifts.Figures, str]:
-    """Medians over seeds of R2 and error, and what they were made by."""
+    """Medians over seeds of R2, error and flatness, and what they were made by."""
     how = "the mean of the encoder's posterior"
     try:
         runs = [
@@ -238,8 +240,8 @@ def redshift_figures(
         how = f"an MLP on half of the galaxies, for {error}"
         runs = [redshifts.of_probes(each.background) for each in skies]
     return {
-        step: {key: float(np.median([run[step][key] for run in runs])) for key in ("r2", "error")}
-        for step in runs[0]
+        step: {key: float(np.median([run[step][key] for run in runs])) for key in figures}
+        for step, figures in runs[0].items()
     }, how
 
 
@@ -265,7 +267,9 @@ def print_table(report: Mapping[str, Any]) -> None:
                 )
             )
     for step, r2 in report["redshift_r2"].items():
-        print(f"redshift R2, {step}: {r2:.3f} +- {run['redshift_r2_error'][step]:.3f}")
+        pit = run["redshift_pit"].get(step)
+        flat = "" if pit is None else f", PIT {pit:.0f} (9 +- 4.2 where flat)"
+        print(f"redshift R2, {step}: {r2:.3f} +- {run['redshift_r2_error'][step]:.3f}{flat}")
     for what, why in run["skipped"].items():
         print(f"not measured: {what}, for {why}", file=sys.stderr)
 

@@ -204,21 +204,23 @@ def figures_of(densities: Densities, truth: Float64[ndarray, " object"]) -> dict
     mean, (low, high) = densities.mean(), densities.interval(0.68).T
     rng = np.random.default_rng(0)
     picks = rng.integers(len(truth), size=(NUM_RESAMPLES, len(truth)))
-    even, by_code = flatness(densities.pit(truth)), flatness(densities.pit(truth, by_bin=True))
     return {
         "r2": r2(truth, mean),
         "r2_error": float(np.std([r2(truth[rows], mean[rows]) for rows in picks])),
         "r2_median": r2(truth, densities.median()),
-        "pit": {
-            **asdict(even),
-            "expected": even.degrees,
-            "error": float(np.sqrt(2 * even.degrees)),
-        },
-        "pit_by_code": {**asdict(by_code), "expected": by_code.degrees},
+        "pit": evenness(densities.pit(truth)),
+        "pit_by_code": evenness(densities.pit(truth, by_bin=True)),
         "width": float(densities.deviation().mean()),
         "coverage": float(((truth >= low) & (truth <= high)).mean()),
         "outliers": float((np.abs(mean - truth) > 0.15 * (1 + truth)).mean()),
     }
+
+
+def evenness(pit: Float64[ndarray, " object"]) -> dict[str, Any]:
+    """Flatness of the transform, beside what is expected where posteriors are calibrated."""
+    even = flatness(pit)
+    error = float(np.sqrt(2 * even.degrees))
+    return {**asdict(even), "expected": even.degrees, "error": error}
 
 
 def r2(truth: Float64[ndarray, " n"], predicted: Float64[ndarray, " n"]) -> float:

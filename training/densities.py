@@ -129,23 +129,20 @@ class Densities:
         if by_bin:
             # bins hold their upper edge; an atom is a bin whose edges are equal
             number = np.maximum(np.searchsorted(self.edges, inside, side="left") - 1, 0)
-            below, row = self._below(), np.arange(len(self))
-            lower, upper = below[row, number], below[row, number + 1]
+            row = np.arange(len(self))
+            lower, shared = self._below()[row, number], self.mass[row, number]
         else:
-            lower = self._cumulative(inside, np.searchsorted(self.edges, inside, side="left"))
-            upper = self._cumulative(inside, np.searchsorted(self.edges, inside, side="right"))
-        return lower + np.random.default_rng(seed).random(len(self)) * (upper - lower)
+            atom = (np.diff(self.edges) == 0) & (self.edges[:-1] == inside[:, None])
+            lower, shared = self._cumulative(inside), (self.mass * atom).sum(axis=1)
+        return lower + np.random.default_rng(seed).random(len(self)) * shared
 
-    def _cumulative(
-        self, at: Float64[ndarray, " object"], num_edges: Int64[ndarray, " object"]
-    ) -> Float64[ndarray, " object"]:
-        """Probability up to values, given how many edges lie below them."""
-        number = np.clip(num_edges - 1, 0, self.mass.shape[1] - 1)
+    def _cumulative(self, at: Float64[ndarray, " object"]) -> Float64[ndarray, " object"]:
+        """Probability below values within the outermost edges; atoms there are not below."""
+        number = np.maximum(np.searchsorted(self.edges, at, side="left") - 1, 0)
         row, width = np.arange(len(self)), np.diff(self.edges)[number]
         share = np.clip((at - self.edges[number]) / np.where(width > 0, width, 1), 0, 1)
         share = _at(self._cubic(number), share) if self.smooth else share
-        value = self._below()[row, number] + share * self.mass[row, number]
-        return np.where(num_edges == 0, 0.0, np.where(num_edges == len(self.edges), 1.0, value))
+        return self._below()[row, number] + share * self.mass[row, number]
 
     def _cubic(self, number: Int64[ndarray, " object"]) -> Float64[ndarray, "3 object"]:
         """How the mass of one bin of each object lies in it: see `_at`.

@@ -53,14 +53,14 @@ def grown(weights: Weights, old: TransformerConfig, new: TransformerConfig) -> d
         name: _widened(name, each, factor, old, generator) if factor > 1 else each
         for name, each in weights.items()
     }
-    for name, each in weights.items():
+    for name in weights:
         if (part := _LAST.match(name)) is None or int(part[2]) != 0:
             continue
         stack = part[1]
         before, after = (getattr(size, f"{stack}_depth") for size in (old, new))
         for number in range(before, after):
             added = name.replace(f"{stack}.0.", f"{stack}.{number}.", 1)
-            made[added] = torch.zeros_like(made[name], dtype=each.dtype)
+            made[added] = torch.zeros_like(made[name])
     return made
 
 
